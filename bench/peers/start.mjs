@@ -1,0 +1,133 @@
+/** How each peer is started. */
+import fs from "node:fs";
+import path from "node:path";
+import { call, freePort } from "../harness/http.mjs";
+import { exists } from "../harness/processes.mjs";
+import { CHAT_PATH, chatBody } from "../load/chat.mjs";
+import { installPortkey } from "./install.mjs";
+import { nginxConfiguration } from "./nginx.mjs";
+import { openDatabase, whyNoPostgres } from "./postgres.mjs";
+import { productEnvironment, signUp } from "./product.mjs";
+import { BENCH_FOLDER, Testbed } from "./testbed.mjs";
+
+/**
+ * @typedef {object} StartOptions
+ * @property {Set<string>} names
+ * @property {string} entry  proxy-gpt's built main file
+ * @property {string[]} [nodeOptions]  for proxy-gpt
+ * @property {(line: string) => void} progress
+ */
+
+/** The peers that are proxy-gpt itself. */
+export const PRODUCT_NAMES = ["sqlite", "postgres"];
+
+/**
+ * In the order in which they are measured: nearest to proxy-gpt the one that it is compared with most narrowly.
+ * @type {Record<string, (testbed: Testbed, options: StartOptions) => Promise<void>>}
+ */
+const STARTERS = { direct, portkey, nginx, relay, sqlite, postgres };
+
+/** @returns {Promise<Testbed>} with the upstream and every peer that was named and can take part */
+export async function openTestbed(/** @type {StartOptions} */ options) {
+  const testbed = new Testbed();
+  try {
+    await testbed.startUpstream();
+    for (const [name, starter] of Object.entries(STARTERS)) if (options.names.has(name)) await starter(testbed, options);
+    return testbed;
+  } catch (error) {
+    await testbed.stop();
+    throw error;
+  }
+}
+
+/** Gives every peer's clients their credential, and makes sure that it relays a chat at all. */
+export async function signIn(/** @type {Testbed} */ { peers }) {
+  for (const peer of peers) {
+    const token = PRODUCT_NAMES.includes(peer.name) ? await signUp(peer.port) : "sk-client";
+    peer.headers = { authorization: `Bearer ${token}`, ...peer.headers };
+    for (const stream of [false, true]) {
+      const headers = { "content-type": "application/json", ...peer.headers };
+      const { status, text } = await call({
+        port: peer.port,
+        path: CHAT_PATH,
+        method: "POST",
+        headers,
+        body: chatBody({ stream }),
+      });
+      peer.requests++;
+      if (status !== 200) throw new Error(`${peer.name} answered ${status} to a chat (stream: ${stream}): ${text.slice(0, 300)}`);
+      const ending = stream ? "data: [DONE]" : '"finish_reason":"stop"';
+      if (!text.includes(ending)) throw new Error(`${peer.name} did not pass the whole answer on: ${text.slice(-300)}`);
+    }
+  }
+}
+
+async function direct(/** @type {Testbed} */ testbed) {
+  await testbed.join({ name: "direct", port: testbed.upstreamPort });
+}
+
+async function portkey(/** @type {Testbed} */ testbed, /** @type {StartOptions} */ { progress }) {
+  const server = await installPortkey(BENCH_FOLDER, progress);
+  const port = await freePort();
+  const preload = path.join(BENCH_FOLDER, "peers/bind-loopback.cjs");
+  const args = ["-r", preload, server, `--port=${port}`, "--headless"];
+  const env = { TRUSTED_CUSTOM_HOSTS: "127.0.0.1,localhost" };
+  const running = testbed.launch({ name: "portkey", command: process.execPath, args, env });
+  const upstream = `http://127.0.0.1:${testbed.upstreamPort}/v1`;
+  const headers = { "x-portkey-provider": "openai", "x-portkey-custom-host": upstream };
+  await testbed.join({ name: "portkey", port, running, headers });
+}
+
+async function nginx(/** @type {Testbed} */ testbed) {
+  if (!exists("nginx")) {
+    testbed.leftOut.push("nginx is left out: it is not installed (apt-get install nginx)");
+    return;
+  }
+  const { folder, upstreamPort } = testbed;
+  const port = await freePort();
+  const configuration = path.join(folder, "nginx.conf");
+  fs.writeFileSync(configuration, nginxConfiguration({ folder, port, upstreamPort }));
+  const args = ["-c", configuration, "-e", path.join(folder, "nginx-error.log")];
+  const running = testbed.launch({ name: "nginx", command: "nginx", args });
+  await testbed.join({ name: "nginx", port, running });
+}
+
+async function relay(/** @type {Testbed} */ testbed) {
+  const port = await freePort();
+  const env = { PORT: String(port), UPSTREAM: `http://127.0.0.1:${testbed.upstreamPort}` };
+  const args = [path.join(BENCH_FOLDER, "peers/relay.mjs")];
+  const running = testbed.launch({ name: "relay", command: process.execPath, args, env });
+  await testbed.join({ name: "relay", port, running });
+}
+
+async function sqlite(/** @type {Testbed} */ testbed, /** @type {StartOptions} */ options) {
+  await product(testbed, options, {
+    name: "sqlite",
+    databaseUrl: `file:${path.join(testbed.folder, "proxy.db")}`,
+    databasePid: null,
+  });
+}
+
+async function postgres(/** @type {Testbed} */ testbed, /** @type {StartOptions} */ options) {
+  const missing = whyNoPostgres();
+  if (missing !== null) {
+    testbed.leftOut.push(`proxy-gpt on Postgres is left out: ${missing}`);
+    return;
+  }
+  const database = await openDatabase({ cpu: testbed.cpus.database });
+  testbed.onStop(database.stop);
+  testbed.postgresVersion = database.version;
+  await product(testbed, options, { name: "postgres", databaseUrl: database.url, databasePid: database.pid });
+}
+
+/**
+ * @param {Testbed} testbed
+ * @param {StartOptions} options
+ * @param {{ name: string, databaseUrl: string, databasePid: number | null }} store
+ */
+async function product(testbed, { entry, nodeOptions = [] }, { name, databaseUrl, databasePid }) {
+  const port = await freePort();
+  const env = productEnvironment({ port, upstreamPort: testbed.upstreamPort, databaseUrl });
+  const running = testbed.launch({ name, command: process.execPath, args: [...nodeOptions, entry, "start"], env });
+  await testbed.join({ name, port, running, databaseUrl, databasePid }, "/health");
+}

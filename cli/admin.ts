@@ -1,0 +1,2 @@
+/** Placeholder. */
+export async function admin(_words: string[]): Promise<void> {}

@@ -1,0 +1,7 @@
+import type { FunctionSpec } from "../lib/http/endpoint.ts";
+import { proxy } from "./proxy/endpoints.ts";
+import { system } from "./system/endpoints.ts";
+import { user } from "./user/endpoints.ts";
+
+/** Every function, as one machine serves them together. */
+export const functions: readonly FunctionSpec[] = [user, proxy, system];

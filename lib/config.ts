@@ -1,0 +1,156 @@
+import * as z from "zod";
+import type { StoreAddress } from "./store/open.ts";
+
+const DAY_MS = 86_400_000;
+
+const setting = <T extends z.ZodType>(schema: T, description: string): T => schema.describe(description);
+const whole = (fallback: number, min = 0, max = 2 ** 31 - 1) =>
+  z
+    .string()
+    .regex(/^\d+$/, "is not a whole number")
+    .transform(Number)
+    .pipe(z.number().min(min, `is below ${min}`).max(max, `is above ${max}`))
+    .prefault(String(fallback));
+const oneOf = <const T extends readonly [string, ...string[]]>(...values: T) =>
+  z.enum(values, { error: `is not one of ${values.join(", ")}` });
+const list = z
+  .string()
+  .transform((text) =>
+    text
+      .split(",")
+      .map((item) => item.trim())
+      .filter(Boolean),
+  )
+  .prefault("");
+const httpUrl = z.string().refine(isHttpUrl, "is not an http or https address");
+
+/** Every setting, by its name in the environment, as `.env.example` shows them. */
+export const settings = z.object({
+  API_KEY: setting(
+    z
+      .string()
+      .regex(/^[\x21-\x7e]+$/, "holds a character that no key has")
+      .optional(),
+    "The shared OpenAI (or Azure) key. Also read from OPENAI_API_KEY and GPT_API_KEY. Absent on one machine: a demo model answers.",
+  ),
+  API_URL: setting(
+    httpUrl.optional(),
+    "Another OpenAI-compatible upstream, or an Azure resource, deployment or operation address. Also OPENAI_API_URL.",
+  ),
+  DB_ADDRESS: setting(
+    z.string().optional(),
+    "file:PATH for SQLite, or postgresql://user:password@host/database; a *.neon.tech host is used over HTTP. Also DATABASE_URL. Absent: the SQLite file proxy.db.",
+  ),
+  NEON_ENDPOINT: setting(httpUrl.optional(), "The address of Neon's SQL endpoint, where it does not follow from the host."),
+  PORT: setting(whole(8080, 0, 65_535), "The port to listen on."),
+  ADDRESS: setting(z.string().prefault("127.0.0.1"), "The address to listen on. 0.0.0.0 for every interface."),
+  SIGNUP: setting(
+    oneOf("open", "code", "closed").optional(),
+    "Who may sign up: open, code (with SIGNUP_CODE) or closed. Default: open on one machine, where the first user is an admin; closed in the cloud.",
+  ),
+  SIGNUP_CODE: setting(
+    z.string().min(8, "is shorter than 8 characters").optional(),
+    "What new people must know when SIGNUP is code.",
+  ),
+  SESSION_DAYS: setting(whole(7, 1, 365), "Days that a sign-in lasts without use; 30 days in all, or as many as this if more."),
+  ALLOWED_ORIGINS: setting(
+    list,
+    "Origins of browser applications that may use cookies here, separated by commas, such as https://app.example.com.",
+  ),
+  PROXY_POLICY: setting(
+    oneOf("open", "strict").prefault("open"),
+    "strict: /v1 serves stateless inference only. open: all of /v1 but what mints credentials or manages the organization.",
+  ),
+  PROXY_DENY: setting(list, "More paths that /v1 refuses, separated by commas, such as /v1/files,/v1/fine_tuning."),
+  LOG_BODIES: setting(oneOf("on", "off").prefault("on"), "Whether the audit log keeps request and response bodies."),
+  LOG_BODY_BYTES: setting(whole(16_384, 0, 1_048_576), "Bytes of each body that the audit log keeps."),
+  RETENTION_DAYS: setting(whole(0, 0, 36_500), "Days that the audit log is kept by `admin prune`; 0 keeps it for ever."),
+  TRUST_HOPS: setting(
+    whole(0, 0, 10).optional(),
+    "Proxies in front that append to X-Forwarded-For. Default: 0 on one machine, 1 in the cloud.",
+  ),
+  UPSTREAM_TIMEOUT: setting(whole(600, 1, 3_600), "Seconds to wait for the upstream's first byte."),
+  SIGNIN_PER_MINUTE: setting(whole(20, 1), "Sign-in tries a minute and address."),
+  SIGNUP_PER_HOUR: setting(whole(20, 1), "Signups an hour and address."),
+  SIGNIN_FAILURES: setting(
+    whole(5, 1),
+    "Wrong passwords in 15 minutes after which a user's sign-in is delayed, longer each time, up to 15 minutes.",
+  ),
+});
+
+/** Other names of the same setting, in the order in which they are looked at. */
+const ALIASES: Partial<Record<keyof z.output<typeof settings>, readonly string[]>> = {
+  API_KEY: ["OPENAI_API_KEY", "GPT_API_KEY"],
+  API_URL: ["OPENAI_API_URL"],
+  DB_ADDRESS: ["DATABASE_URL"],
+};
+
+export type Config = ReturnType<typeof readConfig>;
+
+/** A start that cannot succeed: one line a problem, without the value of any setting. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+  readonly problems: readonly string[];
+  constructor(problems: readonly string[]) {
+    super(problems.join("\n"));
+    this.problems = problems;
+  }
+}
+
+/** What a function uses besides the store. In the cloud each is given only the secrets of what it uses. */
+export type Need = "upstream";
+
+/** Parses the environment. In the cloud (Google sets K_SERVICE) nothing falls back to one machine's defaults. Throws `ConfigError`. */
+export function readConfig(env: Record<string, string | undefined>, needs: readonly Need[] = []) {
+  const named: Record<string, string> = {};
+  for (const key of Object.keys(settings.shape)) {
+    const names = [key, ...(ALIASES[key as keyof typeof ALIASES] ?? [])];
+    const value = names.map((name) => env[name]?.trim()).find(Boolean);
+    if (value) named[key] = value;
+  }
+  const parsed = settings.safeParse(named);
+  if (!parsed.success) throw new ConfigError(parsed.error.issues.map((issue) => `${issue.path.join(".")} ${issue.message}.`));
+
+  const s = parsed.data;
+  const cloud = Boolean(env.K_SERVICE);
+  const problems: string[] = [];
+  const store = storeAddress(s.DB_ADDRESS ?? "file:proxy.db", s.NEON_ENDPOINT);
+  const signup = s.SIGNUP ?? (cloud ? "closed" : "open");
+  const origins = s.ALLOWED_ORIGINS.filter((origin) => !isOrigin(origin));
+  if (!store) problems.push("DB_ADDRESS is neither file:PATH nor postgresql://….");
+  if (cloud && store?.kind === "sqlite")
+    problems.push("DB_ADDRESS is missing or a file: in the cloud each instance would have a store of its own.");
+  if (cloud && needs.includes("upstream") && !s.API_KEY) problems.push("API_KEY is missing.");
+  if (signup === "code" && !s.SIGNUP_CODE) problems.push("SIGNUP_CODE is missing, and SIGNUP is code.");
+  if (origins.length > 0) problems.push("ALLOWED_ORIGINS holds something that is not an origin such as https://app.example.com.");
+  if (!store || problems.length > 0) throw new ConfigError(problems);
+
+  return {
+    cloud,
+    store,
+    upstream: { key: s.API_KEY, url: s.API_URL, timeoutMs: s.UPSTREAM_TIMEOUT * 1000 },
+    listen: { port: s.PORT, address: s.ADDRESS },
+    signup: { mode: signup, code: s.SIGNUP_CODE, firstIsAdmin: !cloud },
+    session: { slidingMs: s.SESSION_DAYS * DAY_MS, absoluteMs: Math.max(30, s.SESSION_DAYS) * DAY_MS },
+    allowedOrigins: new Set(s.ALLOWED_ORIGINS),
+    proxy: { policy: s.PROXY_POLICY, deny: s.PROXY_DENY },
+    audit: { bodyBytes: s.LOG_BODIES === "on" ? s.LOG_BODY_BYTES : 0, retentionMs: s.RETENTION_DAYS * DAY_MS },
+    trustHops: s.TRUST_HOPS ?? (cloud ? 1 : 0),
+    throttle: { signinPerMinute: s.SIGNIN_PER_MINUTE, signupPerHour: s.SIGNUP_PER_HOUR, signinFailures: s.SIGNIN_FAILURES },
+  };
+}
+
+function storeAddress(address: string, endpoint: string | undefined): StoreAddress | null {
+  if (address.startsWith("file:")) return { kind: "sqlite", path: address.slice("file:".length).replace(/^\/\/(?=\/)/, "") };
+  if (!/^postgres(ql)?:\/\//.test(address) || !URL.canParse(address)) return null;
+  const remote = endpoint !== undefined || new URL(address).hostname.endsWith(".neon.tech");
+  return remote ? { kind: "neon", url: address, endpoint } : { kind: "postgres", url: address };
+}
+
+function isHttpUrl(text: string): boolean {
+  return URL.canParse(text) && ["http:", "https:"].includes(new URL(text).protocol);
+}
+
+function isOrigin(text: string): boolean {
+  return isHttpUrl(text) && new URL(text).origin === text;
+}

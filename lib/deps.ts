@@ -1,0 +1,63 @@
+import { randomBytes } from "node:crypto";
+import { uuidv7 } from "uuidv7";
+import { createLedger, type Ledger } from "./audit/ledger.ts";
+import { createPasswords, type Passwords } from "./auth/passwords.ts";
+import type { Config } from "./config.ts";
+import { createUpstream, type Upstream } from "./llm/upstream.ts";
+import { createLog, type Log } from "./log.ts";
+import { openStore } from "./store/open.ts";
+import type { Store } from "./store/store.ts";
+
+/** What one instance is made of. Time, ids and randomness come from here, so that a test can set them. */
+export type Deps = {
+  readonly config: Config;
+  readonly log: Log;
+  /** Milliseconds since 1970. */
+  now(): number;
+  /** A new UUIDv7. */
+  newId(): string;
+  random(size: number): Buffer;
+  readonly store: Store;
+  readonly ledger: Ledger;
+  readonly passwords: Passwords;
+  /** Throws where the function has no upstream configured. */
+  readonly upstream: Upstream;
+  /** Waits for ends that are still to be written, up to the deadline, then lets go of every connection. */
+  close(deadlineMs: number): Promise<void>;
+};
+
+export type Sources = Partial<Pick<Deps, "log" | "now" | "newId" | "random">>;
+
+/** How many group commits may be under way at once: SQLite works in this thread, the others wait on a network. */
+const IN_FLIGHT = { sqlite: 1, postgres: 4, neon: 8 } as const;
+
+/** Builds what an instance needs. Connections are opened when they are first used. */
+export async function createDeps(config: Config, sources: Sources = {}): Promise<Deps> {
+  const { log = createLog(), now = Date.now, newId = uuidv7, random = randomBytes } = sources;
+  const store = await openStore(config.store);
+  const { slidingMs } = config.session;
+  const ledger = createLedger({ store, log, now, slidingMs, inFlight: IN_FLIGHT[config.store.kind] });
+  const passwords = createPasswords();
+  let upstream: Upstream | undefined;
+  return {
+    config,
+    log,
+    now,
+    newId,
+    random,
+    store,
+    ledger,
+    passwords,
+    get upstream() {
+      upstream ??= createUpstream(config.upstream);
+      return upstream;
+    },
+    close: async (deadlineMs) => {
+      await ledger
+        .settled(deadlineMs)
+        .catch((error) => log({ severity: "ERROR", message: "stopped early", error: String(error) }));
+      await upstream?.close();
+      await store.close();
+    },
+  };
+}

@@ -1,0 +1,57 @@
+import type { IncomingMessage } from "node:http";
+import type { Deps } from "../deps.ts";
+import type { Caller } from "../repo/ledger.ts";
+import { clientAddress } from "./address.ts";
+import { refuseForeignPage } from "./browser.ts";
+import { presentedCredential } from "./credentials.ts";
+import type { Call, Guard } from "./endpoint.ts";
+import { ApiError } from "./error.ts";
+
+/** What a route says of who may pass. */
+export type Door = {
+  function: string;
+  endpoint: string;
+  access: Pick<Guard, "open">;
+  /** A page of another origin could do harm here, if the browser adds a credential by itself. */
+  writes: boolean;
+  audited: boolean;
+};
+export type Entered = { call: Call /** An event exists, and must be completed. */; opened: boolean };
+
+/**
+ * The way in, the same for endpoints and relays: the credential, the page it came from, and the event, whose opening says
+ * who calls. Throws `two_credentials`, `origin_refused`, `unauthenticated`, and `StoreError` when nothing could be written.
+ */
+export async function enter(req: IncomingMessage, id: string, { path, query }: Target, door: Door, deps: Deps): Promise<Entered> {
+  const credential = presentedCredential(req);
+  if (door.writes && (door.access.open || credential?.ambient)) refuseForeignPage(req.headers, deps.config.allowedOrigins);
+  const startedAt = new Date(deps.now());
+  const address = clientAddress(req, deps.config.trustHops);
+  const call = (caller: Caller | null): Call => ({ id, startedAt, address, headers: req.headers, caller, deps });
+  if (!door.audited) return { call: call(null), opened: false };
+
+  const { function: name, endpoint } = door;
+  const method = req.method ?? "";
+  const opening = { id, startedAt, function: name, endpoint, method, path, query: withoutToken(query), address };
+  const caller = credential?.hash ? await deps.ledger.open(opening, credential.hash) : null;
+  const impostor = caller !== null && credential?.username != null && credential.username !== caller.username;
+  if (caller && !impostor) return { call: call(caller), opened: true };
+  if (!door.access.open) return { call: call(null), opened: impostor };
+  if (!caller) await deps.ledger.openAnonymous(opening);
+  return { call: call(null), opened: true };
+}
+
+/** Throws `unauthenticated` where the door is not open to callers without a credential. */
+export function refuseAnonymous({ call }: Entered, door: Door): void {
+  if (!call.caller && !door.access.open) throw new ApiError("unauthenticated");
+}
+
+export type Target = { path: string; query: string };
+
+/** The two halves of a request target, as received. */
+export function splitTarget(target: string): Target {
+  const mark = target.indexOf("?");
+  return mark < 0 ? { path: target, query: "" } : { path: target.slice(0, mark), query: target.slice(mark + 1) };
+}
+
+const withoutToken = (query: string) => (query.includes("oken=") ? query.replace(/(^|&)([^=&]*token)=[^&]*/gi, "$1$2=") : query);

@@ -1,0 +1,68 @@
+import * as z from "zod";
+
+/** The field vocabulary of endpoints' inputs. In forms and queries everything is text; `input.ts` converts by these types. */
+
+/** An id of ours: a UUID. */
+export const id = z.uuid({ error: "is not an id" });
+
+/** 3 to 64 of `a-z 0-9 . _ @ + -`, after ASCII letters are made small; one canonical form, and some names are reserved. */
+export const username = z
+  .string()
+  .transform((text) => text.replace(/[A-Z]/g, (letter) => letter.toLowerCase()))
+  .pipe(
+    z
+      .string()
+      .regex(/^[a-z0-9._@+-]{3,64}$/, "takes 3 to 64 of a-z, 0-9 and . _ @ + -")
+      .refine((name) => !RESERVED.has(name), "is reserved"),
+  );
+const RESERVED = new Set([
+  "admin",
+  "administrator",
+  "root",
+  "system",
+  "assistant",
+  "user",
+  "support",
+  "api",
+  "anonymous",
+  "null",
+  "undefined",
+  "me",
+  "proxy-gpt",
+]);
+
+/** A username to be looked up: any text, made small as `username` does; what cannot be one is simply nobody's. */
+export const anyUsername = z
+  .string()
+  .min(1, "is empty")
+  .max(256, "is longer than 256 characters")
+  .transform((text) => text.replace(/[A-Z]/g, (letter) => letter.toLowerCase()));
+
+/** A new password: 8 to 256 characters. */
+export const newPassword = z.string().min(8, "is shorter than 8 characters").max(256, "is longer than 256 characters");
+
+/** A password to be checked; only its length is bounded, before any hashing. */
+export const password = z.string().min(1, "is empty").max(256, "is longer than 256 characters");
+
+/** A name for people to read: 1 to 128 characters on one line. */
+export const label = z
+  .string()
+  .trim()
+  .min(1, "is empty")
+  .max(128, "is longer than 128 characters")
+  .regex(/^[^\p{Cc}\u2028\u2029]*$/u, "holds a control character");
+
+/** A whole number within bounds. */
+export const whole = (min: number, max: number) => z.int().min(min, `is below ${min}`).max(max, `is above ${max}`);
+
+/** An instant: ISO 8601, a date alone for its midnight in UTC. */
+export const instant = z
+  .string()
+  .refine((text) => /^\d{4}-\d\d-\d\d/.test(text) && !Number.isNaN(Date.parse(text)), "is not an ISO 8601 time")
+  .transform((text) => new Date(text));
+
+/** An instant in an answer: ISO 8601 in UTC. */
+export const time = z.iso.datetime();
+
+/** Nothing in, or nothing out. */
+export const nothing = z.object({});

@@ -1,0 +1,185 @@
+import type { IncomingMessage } from "node:http";
+import type * as z from "zod";
+import { ApiError } from "./error.ts";
+
+const MAX_DEPTH = 32;
+const MAX_KEYS = 1_000;
+const FORBIDDEN_KEYS = new Set(["__proto__", "constructor", "prototype"]);
+
+const FLAGS = new Map([
+  ["true", true],
+  ["1", true],
+  ["false", false],
+  ["0", false],
+]);
+
+type Fields = Record<string, unknown>;
+/** A field of a form or query, with every value that was given for it. */
+type TextFields = Map<string, string[]>;
+
+/** Reads a body up to the limit. Throws `too_large`, `unsupported_media_type`. Under the framework it was read before us. */
+export async function readBody(req: IncomingMessage & { rawBody?: Buffer }, limit: number): Promise<Buffer> {
+  const encoding = req.headers["content-encoding"];
+  if (encoding !== undefined && encoding !== "identity") throw new ApiError("unsupported_media_type");
+  const declared = Number(req.headers["content-length"] ?? 0);
+  if (declared > limit || (req.rawBody?.length ?? 0) > limit) throw new ApiError("too_large");
+  if (req.rawBody) return req.rawBody;
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of req as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > limit) throw new ApiError("too_large");
+    chunks.push(chunk);
+  }
+  return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size);
+}
+
+/** The media type of a body that we read: JSON or a form, in UTF-8. Throws `unsupported_media_type`. */
+export function bodyType(req: IncomingMessage): "json" | "form" {
+  const given = rawValues(req, "content-type");
+  const [type = "", ...parameters] = (given[0] ?? "").split(";").map((part) => part.trim().toLowerCase());
+  const charset = parameters
+    .find((parameter) => parameter.startsWith("charset="))
+    ?.slice("charset=".length)
+    .replaceAll('"', "");
+  if (given.length > 1 || (charset !== undefined && charset !== "utf-8" && charset !== "utf8")) {
+    throw new ApiError("unsupported_media_type");
+  }
+  if (type === "application/json") return "json";
+  if (type === "application/x-www-form-urlencoded") return "form";
+  throw new ApiError("unsupported_media_type");
+}
+
+/**
+ * The input of an endpoint from the query and the body. JSON is taken by its own types; the text of forms and queries is
+ * converted to what the field is. Throws `bad_json`, `bad_form`, `invalid_input`.
+ */
+export function parseInput<S extends z.ZodObject>(schema: S, query: string, body: Buffer, type: "json" | "form"): z.output<S> {
+  const fields: Fields = {};
+  merge(fields, fromText(schema, parseForm(query)));
+  if (body.length > 0) {
+    const text = decode(body, type);
+    // Documented `curl -d '{…}'` lines send JSON under a form's type.
+    const json = type === "json" || text.trimStart().startsWith("{");
+    merge(fields, json ? parseJson(text) : fromText(schema, parseForm(text)));
+  }
+  const parsed = schema.safeParse(fields);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  const param = issue?.path.join(".") || undefined;
+  throw new ApiError("invalid_input", { message: explain(issue, param), ...(param && { param }) });
+}
+
+/** A JSON object without anything that a store, a log or another parser would read differently. Throws `bad_json`. */
+export function parseJson(text: string): Fields {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new ApiError("bad_json");
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new ApiError("bad_json", { message: "The body must be a JSON object." });
+  }
+  inspect(value, 1, { keys: 0 });
+  return value as Fields;
+}
+
+/** The fields of a form or query, percent-decoded strictly. Throws `bad_form`. */
+export function parseForm(text: string): TextFields {
+  const fields: TextFields = new Map();
+  if (text === "") return fields;
+  const pairs = text.split("&");
+  if (pairs.length > MAX_KEYS) throw new ApiError("bad_form", { message: `A form has at most ${MAX_KEYS} fields.` });
+  for (const pair of pairs) {
+    if (pair === "") continue;
+    const equals = pair.indexOf("=");
+    const name = percentDecode(equals < 0 ? pair : pair.slice(0, equals));
+    const value = equals < 0 ? "" : percentDecode(pair.slice(equals + 1));
+    if (FORBIDDEN_KEYS.has(name)) throw new ApiError("bad_form");
+    fields.set(name, [...(fields.get(name) ?? []), value]);
+  }
+  return fields;
+}
+
+function percentDecode(text: string): string {
+  let decoded: string;
+  try {
+    decoded = decodeURIComponent(text.replaceAll("+", " "));
+  } catch {
+    throw new ApiError("bad_form");
+  }
+  if (decoded.includes("\0") || !decoded.isWellFormed()) throw new ApiError("bad_form");
+  return decoded;
+}
+
+function decode(body: Buffer, type: "json" | "form"): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(body);
+  } catch {
+    throw new ApiError(type === "json" ? "bad_json" : "bad_form", { message: "The body is not valid UTF-8." });
+  }
+}
+
+function inspect(value: unknown, depth: number, seen: { keys: number }): void {
+  if (depth > MAX_DEPTH) throw new ApiError("bad_json", { message: `JSON is read up to ${MAX_DEPTH} levels deep.` });
+  if (typeof value === "string" && (value.includes("\0") || !value.isWellFormed())) {
+    throw new ApiError("bad_json", { message: "Text must not hold NUL or half of a surrogate pair." });
+  }
+  if (typeof value === "number" && !Number.isFinite(value)) {
+    throw new ApiError("bad_json", { message: "A number is too large." });
+  }
+  if (typeof value !== "object" || value === null) return;
+  for (const [key, member] of Object.entries(value)) {
+    if (++seen.keys > MAX_KEYS) throw new ApiError("bad_json", { message: `JSON is read up to ${MAX_KEYS} values.` });
+    if (FORBIDDEN_KEYS.has(key)) throw new ApiError("bad_json", { message: `The key ${key} is not accepted.` });
+    inspect(key, depth, seen);
+    inspect(member, depth + 1, seen);
+  }
+}
+
+/** Text for each field of the schema, as the type that the field has. A field given twice is refused unless it is a list. */
+function fromText(schema: z.ZodObject, texts: TextFields): Fields {
+  const fields: Fields = {};
+  for (const [name, values] of texts) {
+    const type = Object.hasOwn(schema.shape, name) ? fieldType(schema.shape[name]) : undefined;
+    const [text = "", ...more] = values;
+    if (type === "array") fields[name] = values;
+    else if (more.length > 0) throw new ApiError("invalid_input", { message: `${name} is given more than once.`, param: name });
+    else if (type === "number" || type === "int") fields[name] = /^-?\d{1,15}(\.\d{1,15})?$/.test(text) ? Number(text) : text;
+    else if (type === "boolean") fields[name] = FLAGS.get(text) ?? text;
+    else fields[name] = text;
+  }
+  return fields;
+}
+
+/** The type below `optional`, `default` and the like. */
+function fieldType(schema: unknown): string | undefined {
+  let type = schema as z.ZodType | undefined;
+  for (let def = type?.def; def; def = type?.def) {
+    const inner = "innerType" in def ? def.innerType : "in" in def ? def.in : undefined;
+    if (!inner) return def.type;
+    type = inner as z.ZodType;
+  }
+  return undefined;
+}
+
+function merge(fields: Fields, more: Fields): void {
+  for (const [name, value] of Object.entries(more)) {
+    if (Object.hasOwn(fields, name) && JSON.stringify(fields[name]) !== JSON.stringify(value)) {
+      throw new ApiError("invalid_input", { message: `${name} differs between the query and the body.`, param: name });
+    }
+    fields[name] = value;
+  }
+}
+
+function explain(issue: z.core.$ZodIssue | undefined, param: string | undefined): string {
+  if (!issue) return "The input is not valid.";
+  const missing = issue.code === "invalid_type" && issue.input === undefined && /received undefined/.test(issue.message);
+  const what = missing ? "is missing" : issue.message.replace(/^Invalid input: /, "");
+  return param ? `${param} ${what}.` : `${what}.`;
+}
+
+function rawValues({ rawHeaders }: IncomingMessage, name: string): string[] {
+  return rawHeaders.filter((_, i) => i % 2 === 1 && rawHeaders[i - 1]?.toLowerCase() === name);
+}

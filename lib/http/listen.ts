@@ -1,0 +1,157 @@
+import { createServer, type IncomingMessage, type Server, ServerResponse } from "node:http";
+import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
+import { getRequestListener } from "@hono/node-server";
+import type { Deps } from "../deps.ts";
+import { type FunctionSpec, isRelay, type RawRequest } from "./endpoint.ts";
+import { ApiError, type ErrorCode } from "./error.ts";
+import { sendError } from "./raw.ts";
+import { createApp } from "./serve.ts";
+
+/** How long replies may take to finish once the instance was told to stop; the platform kills it after ten seconds. */
+const DRAIN_MS = 8_000;
+const SETTLE_MS = 1_500;
+/** Longer than a load balancer keeps an idle connection, so that it is never used while we close it. */
+const KEEP_ALIVE_MS = 75_000;
+/** The most that is read of a body behind a request to upgrade to a protocol that we do not speak. */
+const UPGRADE_BODY = 262_144;
+
+/** The one listener: it serves what any `http.Server` hears, ours or a framework's. */
+export type Listener = {
+  request(req: IncomingMessage, res: ServerResponse): void;
+  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
+  clientError(error: Error, socket: Duplex): void;
+  /** Refuses new work, lets replies finish, completes what is to be written, and resolves when nothing is left. */
+  drain(server: Server): Promise<void>;
+};
+
+export function createListener(functions: readonly FunctionSpec[], deps: Deps): Listener {
+  const app = createApp(functions, deps);
+  const hono = getRequestListener(app.fetch, { overrideGlobalObjects: false });
+  const findRelay = relayFinder(functions, deps);
+  const running = new Set<ServerResponse>();
+  let stopping = false;
+
+  const refuse = (req: IncomingMessage, res: ServerResponse, code: ErrorCode) =>
+    sendError(req, res, new ApiError(code), deps.newId(), deps);
+  const request = (req: IncomingMessage, res: ServerResponse) => {
+    if (stopping) {
+      res.shouldKeepAlive = false;
+      refuse(req, res, "stopping");
+      return;
+    }
+    running.add(res);
+    res.once("close", () => running.delete(res));
+    if (!isSound(req)) return refuse(req, res, "bad_target");
+    const raw = findRelay(req);
+    if (raw) void raw.relay.request(raw, res);
+    else void hono(req, res);
+  };
+  const upgrade = async (req: IncomingMessage, socket: Duplex, head: Buffer) => {
+    const raw = isSound(req) && !stopping ? findRelay(req) : null;
+    if (raw && req.headers.upgrade?.toLowerCase() === "websocket") return raw.relay.upgrade(raw, socket, head);
+    // Anyone may offer an upgrade (`curl --http2`); one that is not taken is an ordinary request.
+    const res = new ServerResponse(req);
+    socket.on("error", () => socket.destroy());
+    res.assignSocket(socket as Socket);
+    res.shouldKeepAlive = false;
+    res.once("finish", () => socket.end());
+    const body = await readBehind(req, socket, head);
+    if (body === null) return refuse(req, res, "too_large");
+    request(Object.assign(req, { rawBody: body, complete: true }), res);
+  };
+  return {
+    request,
+    upgrade: (req, socket, head) => void upgrade(req, socket, head),
+    clientError: (error, socket) => answerUnparsable(error, socket, deps),
+    drain: async (server) => {
+      stopping = true;
+      for (const res of running) res.shouldKeepAlive = false;
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      const idle = setInterval(() => server.closeIdleConnections(), 50);
+      const deadline = setTimeout(() => server.closeAllConnections(), DRAIN_MS);
+      await closed;
+      clearInterval(idle);
+      clearTimeout(deadline);
+      await deps.close(SETTLE_MS);
+    },
+  };
+}
+
+/** Puts the listener on a server in place of whatever listened there. */
+export function attach(server: Server, listener: Listener): void {
+  for (const event of ["request", "upgrade", "clientError", "connect"]) server.removeAllListeners(event);
+  server.on("request", listener.request);
+  server.on("upgrade", listener.upgrade);
+  server.on("clientError", listener.clientError);
+  server.keepAliveTimeout = KEEP_ALIVE_MS;
+  // An upload may take as long as it takes; headers may not (Node's 60 seconds).
+  server.requestTimeout = 0;
+}
+
+/** A server of our own, for one machine. Resolves when it listens; throws what `listen` throws. */
+export async function listen(listener: Listener, { port, address }: { port: number; address: string }): Promise<Server> {
+  const server = createServer();
+  attach(server, listener);
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen({ port, host: address, backlog: 4096 }, resolve);
+  });
+  return server;
+}
+
+function relayFinder(functions: readonly FunctionSpec[], deps: Deps): (req: IncomingMessage) => RawRequest | null {
+  const relays = functions.flatMap(({ name, endpoints }) =>
+    endpoints.filter(isRelay).map((relay) => ({ relay, function: name })),
+  );
+  return (req) => {
+    const { url = "/" } = req;
+    for (const found of relays) {
+      if (url.startsWith(found.relay.prefix)) return { ...found, target: url, req, deps };
+      const below = `/${found.function}${found.relay.prefix}`;
+      if (url.startsWith(below)) return { ...found, target: url.slice(found.function.length + 1), req, deps };
+    }
+    return null;
+  };
+}
+
+/** A target in origin form and one Host: anything else could mean another place to a reader behind us. */
+function isSound({ url = "", rawHeaders }: IncomingMessage): boolean {
+  if (!url.startsWith("/")) return false;
+  let hosts = 0;
+  for (let i = 0; i < rawHeaders.length; i += 2)
+    if (rawHeaders[i]?.length === 4 && rawHeaders[i]?.toLowerCase() === "host") hosts++;
+  return hosts <= 1;
+}
+
+/** The body of a request whose connection Node has already handed over; null when it is too large or of unknown length. */
+async function readBehind({ headers }: IncomingMessage, socket: Duplex, head: Buffer): Promise<Buffer | null> {
+  const length = Number(headers["content-length"] ?? 0);
+  if (headers["transfer-encoding"] !== undefined || length > UPGRADE_BODY) return null;
+  const chunks = [head];
+  let size = head.length;
+  while (size < length) {
+    const chunk = await new Promise<Buffer | null>((resolve) => {
+      socket.once("data", resolve);
+      socket.once("close", () => resolve(null));
+    });
+    if (chunk === null) return null;
+    chunks.push(chunk);
+    size += chunk.length;
+  }
+  return Buffer.concat(chunks).subarray(0, length);
+}
+
+/** What Node's parser refused has no request; the answer is written by hand, and the connection ends. */
+function answerUnparsable(error: Error & { code?: string }, socket: Duplex, deps: Deps): void {
+  if (error.code === "ECONNRESET" || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const refusal = new ApiError(error.code === "HPE_HEADER_OVERFLOW" ? "header_too_large" : "bad_request");
+  const body = JSON.stringify(refusal.envelope(deps.newId()));
+  socket.end(
+    `HTTP/1.1 ${refusal.status} Refused\r\ncontent-type: application/json\r\naccess-control-allow-origin: *\r\n` +
+      `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+  );
+}

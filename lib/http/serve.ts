@@ -1,0 +1,173 @@
+import type { IncomingMessage } from "node:http";
+import type { HttpBindings } from "@hono/node-server";
+import { Hono } from "hono";
+import { clipText } from "../audit/clip.ts";
+import type { Deps } from "../deps.ts";
+import { describeError } from "../log.ts";
+import { storeError } from "../store/store.ts";
+import { corsHeaders, isPreflight, preflightHeaders, SECURITY_HEADERS } from "./browser.ts";
+import { sessionCookie } from "./credentials.ts";
+import { enter, refuseAnonymous, splitTarget } from "./door.ts";
+import { type AnyEndpoint, type FunctionSpec, isRelay, parseRoute, type Reply, writes } from "./endpoint.ts";
+import { ApiError } from "./error.ts";
+import { bodyType, parseInput, readBody } from "./input.ts";
+import { probes } from "./probes.ts";
+
+type Route = { entry: AnyEndpoint; function: string };
+type Methods = ReadonlyMap<string, Route>;
+
+/** The routes of functions, served together. Each path answers with its function's name in front, and, where one function stands alone, without. */
+export function createApp(functions: readonly FunctionSpec[], deps: Deps): Hono<{ Bindings: HttpBindings }> {
+  const app = new Hono<{ Bindings: HttpBindings }>();
+  for (const [path, answer] of probes(functions)) {
+    app.get(path, async (c) => withHeaders(await answer(deps), headersFor(c.env.incoming, deps.newId(), deps)));
+  }
+  for (const [path, methods] of routesOf(functions)) app.all(path, (c) => respond(c.env.incoming, methods, deps));
+  app.all("*", (c) => respond(c.env.incoming, new Map(), deps));
+  return app;
+}
+
+/** One request's whole life. */
+async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Promise<Response> {
+  const id = deps.newId();
+  const startedMs = performance.now();
+  const headers = headersFor(req, id, deps);
+  const target = splitTarget(req.url ?? "/");
+  const event = { opened: false, userId: null as string | null, requestBody: null as string | null };
+  let route: Route | undefined;
+  let status = 200;
+  let body = "";
+  let error: ApiError | null = null;
+  try {
+    if (isPreflight(req.method, req.headers)) return preflight(req, methods, headers);
+    route = routeOf(methods, req.method);
+    const { entry } = route;
+    const door = {
+      function: route.function,
+      endpoint: entry.name,
+      access: entry.access,
+      writes: writes(entry),
+      audited: entry.audit !== "none",
+    };
+    const entered = await enter(req, id, target, door, deps);
+    const { call } = entered;
+    event.opened = entered.opened;
+    event.userId = call.caller?.userId ?? null;
+    refuseAnonymous(entered, door);
+    const raw = await readBody(req, entry.bodyLimit);
+    const input = parseInput(entry.input, target.query, raw, raw.length > 0 ? bodyType(req) : "form");
+    if (entry.audit === "bodies") event.requestBody = JSON.stringify(input);
+    const grant = await entry.access.admit(call, input);
+    const concerns = (userId: string) => {
+      event.userId = userId;
+    };
+    const reply = { concerns, sessionCookie: cookieSetter(headers, req, deps) };
+    const result = await entry.run({ grant, input, call, deps, reply });
+    body = JSON.stringify(entry.output.parse(result));
+  } catch (thrown) {
+    error = toApiError(thrown);
+    status = error.status;
+    body = JSON.stringify(error.envelope(id));
+    for (const [name, value] of Object.entries(error.headers)) headers.set(name, value);
+    if (error.status >= 500)
+      deps.log({ severity: "ERROR", message: "request failed", requestId: id, ...describeError(error.cause ?? error) });
+  }
+  const durationMs = Math.round(performance.now() - startedMs);
+  if (event.opened) {
+    const keep = (text: string) => (deps.config.audit.bodyBytes > 0 ? clipText(text, deps.config.audit.bodyBytes) : null);
+    await deps.ledger.close(id, {
+      endedAt: new Date(deps.now()),
+      status,
+      durationMs,
+      userId: event.userId,
+      errorCode: error?.code ?? null,
+      requestBody: event.requestBody && keep(event.requestBody),
+      responseBody: route?.entry.audit === "bodies" ? keep(body) : null,
+      model: null,
+      usage: null,
+      upstreamRequestId: null,
+      groupId: null,
+      chatId: null,
+    });
+  }
+  deps.log({
+    severity: "INFO",
+    message: `${req.method} ${target.path} ${status}`,
+    requestId: id,
+    endpoint: route?.entry.name,
+    userId: event.userId,
+    status,
+    ms: durationMs,
+    code: error?.code,
+  });
+  headers.set("content-type", "application/json");
+  if (!req.complete) headers.set("connection", "close");
+  return new Response(body, { status, headers });
+}
+
+/** What any thrown value is to the caller: a refusal as it is, a store that is down, or a fixed text. */
+export function toApiError(thrown: unknown): ApiError {
+  if (thrown instanceof ApiError) return thrown;
+  const store = storeError(thrown);
+  if (store && !store.permanent) return new ApiError("store_unavailable", { cause: store });
+  return new ApiError("internal", { cause: store ?? thrown });
+}
+
+/** The headers that every answer of ours carries, refusals included. */
+export function headersFor(req: IncomingMessage, id: string, deps: Deps): Headers {
+  const cors = corsHeaders(req.headers.origin, deps.config.allowedOrigins);
+  return new Headers({ ...SECURITY_HEADERS, ...cors, "x-proxy-gpt-request-id": id });
+}
+
+function routesOf(functions: readonly FunctionSpec[]): Map<string, Map<string, Route>> {
+  const routes = new Map<string, Map<string, Route>>();
+  const add = (path: string, method: string, route: Route) => {
+    const methods = routes.get(path) ?? new Map<string, Route>();
+    if (methods.has(method)) throw new Error(`Two endpoints answer ${method} ${path}.`);
+    routes.set(path, methods.set(method, route));
+  };
+  for (const { name, endpoints } of functions) {
+    for (const entry of endpoints) {
+      if (isRelay(entry)) continue;
+      const { methods, path } = parseRoute(entry.route);
+      for (const method of methods) {
+        add(path, method, { entry, function: name });
+        if (functions.length === 1 && path.startsWith(`/${name}/`))
+          add(path.slice(name.length + 1), method, { entry, function: name });
+      }
+    }
+  }
+  return routes;
+}
+
+function routeOf(methods: Methods, method = "GET"): Route {
+  const route = methods.get(method === "HEAD" ? "GET" : method);
+  if (route) return route;
+  if (methods.size === 0) throw new ApiError("not_found", { message: "There is no such path here." });
+  throw new ApiError("method_not_allowed", { allow: allowed(methods).join(", ") });
+}
+
+const allowed = (methods: Methods): string[] => [...methods.keys(), ...(methods.has("GET") ? ["HEAD"] : []), "OPTIONS"];
+
+function preflight(req: IncomingMessage, methods: Methods, headers: Headers): Response {
+  if (methods.size === 0) throw new ApiError("not_found", { message: "There is no such path here." });
+  for (const [name, value] of Object.entries(preflightHeaders(req.headers, allowed(methods)))) headers.set(name, value);
+  return new Response(null, { status: 204, headers });
+}
+
+function cookieSetter(headers: Headers, req: IncomingMessage, { config }: Deps): Reply["sessionCookie"] {
+  const origin = req.headers.origin;
+  const crossSite = origin !== undefined && config.allowedOrigins.has(origin);
+  return (token, seconds) => {
+    headers.append("set-cookie", sessionCookie(token, seconds, { secure: !isLoopback(req), crossSite }));
+  };
+}
+
+/** On loopback there is no TLS to protect a cookie, and none is needed. */
+const isLoopback = ({ socket, headers }: IncomingMessage) =>
+  headers["x-forwarded-for"] === undefined && /^(127\.|::1$|::ffff:127\.)/.test(socket.remoteAddress ?? "");
+
+function withHeaders(response: Response, headers: Headers): Response {
+  for (const [name, value] of headers) response.headers.set(name, value);
+  return response;
+}

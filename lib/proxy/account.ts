@@ -1,0 +1,47 @@
+import type { IncomingMessage } from "node:http";
+import { clipText } from "../audit/clip.ts";
+import type { Usage } from "../repo/ledger.ts";
+import { describeBytes, isText, type Tap } from "./tap.ts";
+import type { Upload } from "./upload.ts";
+
+/** A token has about four characters of English; that is how usage is estimated where the upstream does not report it. */
+const BYTES_PER_TOKEN = 4;
+/** A model is named near the beginning of a body. */
+export const MODEL_SEARCH_BYTES = 4_096;
+const GENERATION = /^\/v1\/(chat\/completions|completions|responses|messages)$/;
+
+/** What a request says of itself: the model it names and the body to be kept. */
+export function requestAccount(req: IncomingMessage, upload: Upload, bodyBytes: number) {
+  const type = req.headers["content-type"] ?? "";
+  if (upload.size === 0) return { model: modelInQuery(req.url ?? ""), body: null };
+  const beginning = upload.kept.length === 1 ? (upload.kept[0] as Buffer) : Buffer.concat(upload.kept);
+  const text = beginning.toString("utf8");
+  const readable = isText(type) && req.headers["content-encoding"] === undefined;
+  const body = bodyBytes === 0 ? null : readable ? clipText(text, bodyBytes) : describeBytes(type, upload.size);
+  return { model: modelInBody(text), body };
+}
+
+/** The usage that an answer reported. A stream that reported none is estimated and marked so: one token an event. */
+export function usageOf(path: string, upload: Upload, tap: Tap | null): Usage | null {
+  if (!tap) return null;
+  if (tap.usage) return tap.usage;
+  if (!tap.isStream || !GENERATION.test(path)) return null;
+  const completionTokens = Math.max(0, tap.events - 2);
+  return { promptTokens: Math.ceil(upload.size / BYTES_PER_TOKEN), completionTokens, estimated: true };
+}
+
+/** The first `model` of a JSON body (a quote inside a string is escaped, so it is a key), or a multipart form's field. */
+export function modelInBody(text: string): string | null {
+  const json = /"model"\s*:\s*"((?:[^"\\]|\\.){1,128})"/.exec(text)?.[1];
+  return json ?? /name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,128})\r\n/.exec(text)?.[1] ?? null;
+}
+
+function modelInQuery(target: string): string | null {
+  const encoded = /[?&]model=([^&]{1,256})/.exec(target)?.[1];
+  if (encoded === undefined) return null;
+  try {
+    return clipText(decodeURIComponent(encoded), 128);
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,158 @@
+import { createBrotliDecompress, createGunzip, createInflate } from "node:zlib";
+import { clipBytes, clipText } from "../audit/clip.ts";
+import type { Usage } from "../repo/ledger.ts";
+
+/** Bytes decoded from a compressed answer before the rest is left unread. */
+const MAX_DECODED = 32 * 1024 * 1024;
+const USAGE = Buffer.from('"usage"');
+const DATA = Buffer.from("data:");
+/** A usage object of today has some 500 bytes. */
+const MAX_USAGE = 4_096;
+const DECODERS = { gzip: createGunzip, "x-gzip": createGunzip, deflate: createInflate, br: createBrotliDecompress } as const;
+
+/**
+ * Reads a copy of an answer's bytes: the usage it reports, how many events it streamed, and its beginning for the audit log.
+ * Whatever it cannot read it leaves; the bytes themselves pass it by. O(1) memory.
+ */
+export class Tap {
+  readonly #contentType: string;
+  readonly #keepBytes: number;
+  readonly #finder = new UsageFinder();
+  readonly #kept: Buffer[] = [];
+  #keptBytes = 0;
+  #bytes = 0;
+  #decoder: ReturnType<typeof createGunzip> | null = null;
+  #decoded = 0;
+  #unread = false;
+
+  constructor(contentType: string, encoding: string, keepBytes: number) {
+    this.#contentType = contentType;
+    this.#keepBytes = isText(contentType) ? keepBytes : 0;
+    if (encoding === "" || encoding === "identity") return;
+    const create = DECODERS[encoding as keyof typeof DECODERS];
+    if (create && isText(contentType)) this.#startDecoder(create() as ReturnType<typeof createGunzip>);
+    else this.#unread = true;
+  }
+
+  push(chunk: Buffer): void {
+    this.#bytes += chunk.length;
+    if (this.#decoder) this.#decoder.write(chunk);
+    else if (!this.#unread) this.#read(chunk);
+  }
+
+  /** Resolves when everything that was pushed is read. */
+  async end(): Promise<void> {
+    const decoder = this.#decoder;
+    if (!decoder || decoder.destroyed) return;
+    await new Promise<void>((resolve) => {
+      decoder.once("close", resolve);
+      decoder.end();
+    });
+  }
+
+  /** True while `end` has something to wait for. */
+  get isDecoding(): boolean {
+    return this.#decoder !== null && !this.#decoder.destroyed;
+  }
+  get usage(): Usage | null {
+    return this.#finder.usage;
+  }
+  /** Events of a stream so far. */
+  get events(): number {
+    return this.#finder.events;
+  }
+  get isStream(): boolean {
+    return this.#contentType.startsWith("text/event-stream");
+  }
+  /** The beginning of a text; of anything else its type and size. */
+  text(limit: number): string | null {
+    if (limit === 0) return null;
+    if (this.#unread || !isText(this.#contentType))
+      return this.#bytes === 0 ? null : describeBytes(this.#contentType, this.#bytes);
+    return clipText(clipBytes(this.#kept.length === 1 ? (this.#kept[0] as Buffer) : Buffer.concat(this.#kept), limit), limit);
+  }
+
+  #read(chunk: Buffer): void {
+    this.#finder.push(chunk);
+    if (this.#keptBytes >= this.#keepBytes) return;
+    this.#kept.push(chunk.length > this.#keepBytes ? chunk.subarray(0, this.#keepBytes) : chunk);
+    this.#keptBytes += chunk.length;
+  }
+
+  #startDecoder(decoder: ReturnType<typeof createGunzip>): void {
+    this.#decoder = decoder;
+    decoder.on("data", (chunk: Buffer) => {
+      this.#decoded += chunk.length;
+      if (this.#decoded > MAX_DECODED) decoder.destroy();
+      else this.#read(chunk);
+    });
+    decoder.on("error", () => decoder.destroy());
+  }
+}
+
+/**
+ * The last usage object in a stream of JSON, however it is cut into chunks. A quote inside a JSON string is escaped, so the
+ * bytes `"usage"` followed by a colon are a key.
+ */
+export class UsageFinder {
+  usage: Usage | null = null;
+  events = 0;
+  /** The end of what was read: half a key, or a key whose object is not complete. */
+  #carry: Buffer = Buffer.alloc(0);
+
+  push(chunk: Buffer): void {
+    for (let at = chunk.indexOf(DATA); at >= 0; at = chunk.indexOf(DATA, at + DATA.length)) this.events++;
+    const bytes = this.#carry.length > 0 ? Buffer.concat([this.#carry, chunk]) : chunk;
+    for (let at = bytes.indexOf(USAGE); at >= 0; at = bytes.indexOf(USAGE, at + 1)) {
+      const object = objectAfter(bytes, at + USAGE.length);
+      if (object === "incomplete" && bytes.length - at < MAX_USAGE) {
+        this.#carry = bytes.subarray(at);
+        return;
+      }
+      if (object !== null) this.usage = readUsage(object) ?? this.usage;
+    }
+    this.#carry = bytes.subarray(Math.max(0, bytes.length - USAGE.length + 1));
+  }
+}
+
+const [COLON, OPEN, CLOSE] = [0x3a, 0x7b, 0x7d];
+
+/** The object that is the value of a key which ends at `from`; null when another value follows. A usage object holds no braces in strings. */
+function objectAfter(bytes: Buffer, from: number): string | null {
+  let start = skipSpace(bytes, from);
+  if (start < bytes.length && bytes[start] !== COLON) return null;
+  start = skipSpace(bytes, start + 1);
+  if (start < bytes.length && bytes[start] !== OPEN) return null;
+  let depth = 0;
+  for (let i = start; i < bytes.length; i++) {
+    if (bytes[i] === OPEN) depth++;
+    else if (bytes[i] === CLOSE && --depth === 0) return bytes.toString("latin1", start, i + 1);
+  }
+  return "incomplete";
+}
+
+function skipSpace(bytes: Buffer, from: number): number {
+  let i = from;
+  while (i < bytes.length && (bytes[i] as number) <= 0x20) i++;
+  return i;
+}
+
+/** Chat completions and embeddings say prompt and completion tokens; responses, images and realtime input and output tokens. */
+function readUsage(json: string): Usage | null {
+  try {
+    const object = JSON.parse(json) as Record<string, unknown>;
+    const prompt = object.prompt_tokens ?? object.input_tokens;
+    const completion = object.completion_tokens ?? object.output_tokens ?? 0;
+    if (!Number.isSafeInteger(prompt) || !Number.isSafeInteger(completion)) return null;
+    return { promptTokens: prompt as number, completionTokens: completion as number, estimated: false };
+  } catch {
+    return null;
+  }
+}
+
+/** Whether a body of this type is kept as text. */
+export const isText = (contentType: string): boolean =>
+  /^(text\/|application\/(json|[a-z0-9.+-]*\+json|x-ndjson|jsonl|x-www-form-urlencoded))/i.test(contentType);
+
+export const describeBytes = (contentType: string, bytes: number): string =>
+  `[${contentType.split(";", 1)[0] || "no content type"}, ${bytes} bytes]`;

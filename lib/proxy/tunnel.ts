@@ -1,0 +1,211 @@
+import { type IncomingMessage, ServerResponse, STATUS_CODES } from "node:http";
+import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
+import { withoutKeyProtocol } from "../http/credentials.ts";
+import type { Call, RawRequest } from "../http/endpoint.ts";
+import { ApiError } from "../http/error.ts";
+import { sendError } from "../http/raw.ts";
+import { toApiError } from "../http/serve.ts";
+import type { Outcome } from "../repo/ledger.ts";
+import type { Exchanged } from "./exchange.ts";
+import { requestHeaders, responseHeaders } from "./headers.ts";
+import { UsageFinder } from "./tap.ts";
+import { admit, admitTarget } from "./v1.ts";
+
+const SWITCHING = 101;
+
+/**
+ * A WebSocket below `/v1` (the Realtime API): the upgrade is asked of the upstream, its answer passed on as it is, and from
+ * then on bytes are piped both ways. Compression is not offered, so that usage can be read from a copy of the frames.
+ */
+export async function relayUpgrade(raw: RawRequest, socket: Duplex, head: Buffer): Promise<void> {
+  const { req, deps } = raw;
+  const id = deps.newId();
+  const startedMs = performance.now();
+  const res = new ServerResponse(req);
+  res.assignSocket(socket as Socket);
+  res.shouldKeepAlive = false;
+  res.once("finish", () => socket.end());
+  socket.on("error", () => socket.destroy());
+  let result: Exchanged;
+  let call: Call | undefined;
+  try {
+    if (req.headers["sec-websocket-version"] !== "13") throw new ApiError("upgrade_required");
+    const target = admitTarget(raw);
+    call = await admit(raw, target, id, true);
+    result = await tunnel(call, target, req, res, socket, head);
+  } catch (thrown) {
+    const error = toApiError(thrown);
+    if (error.code === "upgrade_required") error.headers["sec-websocket-version"] = "13";
+    sendError(req, res, error, id, deps);
+    result = { status: error.status, errorCode: error.code };
+  }
+  deps.log({
+    severity: "INFO",
+    message: `UPGRADE ${raw.relay.name} ${result.status}`,
+    requestId: id,
+    endpoint: raw.relay.name,
+    userId: call?.caller?.userId ?? null,
+    status: result.status,
+    ms: Math.round(performance.now() - startedMs),
+    code: result.errorCode ?? undefined,
+  });
+}
+
+function tunnel(
+  call: Call,
+  target: string,
+  req: IncomingMessage,
+  res: ServerResponse,
+  socket: Duplex,
+  head: Buffer,
+): Promise<Exchanged> {
+  const { deps } = call;
+  const usage = new RealtimeUsage();
+  return new Promise((resolve) => {
+    let over = false;
+    const finish = (result: Exchanged, end: () => void) => {
+      if (over) return;
+      over = true;
+      const settle = () => {
+        end();
+        resolve(result);
+      };
+      void deps.ledger.close(call.id, outcome(call, target, result, usage)).then(settle, settle);
+    };
+    const upstream = deps.upstream.upgrade(target, upgradeHeaders(req));
+    const fail = (error: ApiError) =>
+      finish({ status: error.status, errorCode: error.code }, () => sendError(req, res, error, call.id, deps));
+
+    // Node stops reading an upgraded socket; without this a client that goes away before the answer is not noticed.
+    const goneEarly = () => {
+      upstream.destroy();
+      finish({ status: 499, errorCode: "client_closed" }, () => socket.destroy());
+    };
+    socket.once("close", goneEarly);
+    socket.once("end", goneEarly);
+    const early: Buffer[] = [head];
+    const readEarly = (chunk: Buffer) => early.push(chunk);
+    socket.on("data", readEarly);
+
+    upstream.once("timeout", () =>
+      upstream.destroy(Object.assign(new Error("upstream timeout"), { code: "UND_ERR_HEADERS_TIMEOUT" })),
+    );
+    upstream.once("error", (error) => {
+      const timedOut = "code" in error && error.code === "UND_ERR_HEADERS_TIMEOUT";
+      fail(new ApiError(timedOut ? "upstream_timeout" : "upstream_unreachable", { cause: error }));
+    });
+    upstream.once("response", (answer) => {
+      if (answer.statusCode === 401) {
+        answer.resume();
+        fail(new ApiError("upstream_key_rejected"));
+        return;
+      }
+      res.writeHead(
+        answer.statusCode ?? 502,
+        responseHeaders(answer.rawHeaders.map(latin1), ["x-proxy-gpt-request-id", call.id]),
+      );
+      answer.pipe(res);
+      const status = answer.statusCode ?? 502;
+      answer.once("close", () => finish({ status, errorCode: "upgrade_refused" }, () => {}));
+    });
+    upstream.once("upgrade", (answer, upstreamSocket, upstreamHead) => {
+      socket.off("close", goneEarly);
+      socket.off("end", goneEarly);
+      socket.off("data", readEarly);
+      res.detachSocket(socket as Socket);
+      socket.write(switchingHead(answer, call.id));
+      pipeBoth(socket, Buffer.concat(early), upstreamSocket, upstreamHead, usage, (errorCode) =>
+        finish({ status: SWITCHING, errorCode }, () => {}),
+      );
+    });
+    upstream.end();
+  });
+}
+
+function pipeBoth(
+  client: Duplex,
+  clientHead: Buffer,
+  upstream: Socket,
+  upstreamHead: Buffer,
+  usage: RealtimeUsage,
+  done: (errorCode: string | null) => void,
+): void {
+  upstream.setNoDelay(true);
+  upstream.setTimeout(0);
+  upstream.on("data", (chunk) => usage.push(chunk));
+  if (upstreamHead.length > 0) upstream.unshift(upstreamHead);
+  if (clientHead.length > 0) upstream.write(clientHead);
+  client.pipe(upstream);
+  upstream.pipe(client);
+  // Either end's death is the other's; a clean end is passed on by `pipe`.
+  client.once("close", () => {
+    upstream.destroy();
+    done(null);
+  });
+  upstream.on("error", () => client.destroy());
+  upstream.once("close", () => {
+    client.destroy();
+    done(null);
+  });
+}
+
+/** Realtime reports usage at the end of each response; a session's is their sum. */
+class RealtimeUsage {
+  promptTokens = 0;
+  completionTokens = 0;
+  readonly #finder = new UsageFinder();
+
+  push(chunk: Buffer): void {
+    this.#finder.push(chunk);
+    const { usage } = this.#finder;
+    if (usage === null) return;
+    this.#finder.usage = null;
+    this.promptTokens += usage.promptTokens;
+    this.completionTokens += usage.completionTokens;
+  }
+}
+
+function outcome({ deps, startedAt, caller }: Call, target: string, result: Exchanged, usage: RealtimeUsage): Outcome {
+  const { promptTokens, completionTokens } = usage;
+  const endedAt = new Date(deps.now());
+  return {
+    endedAt,
+    status: result.status,
+    durationMs: endedAt.getTime() - startedAt.getTime(),
+    userId: caller?.userId ?? null,
+    model: new URL(target, "http://upstream.invalid").searchParams.get("model"),
+    usage: promptTokens + completionTokens > 0 ? { promptTokens, completionTokens, estimated: false } : null,
+    upstreamRequestId: null,
+    errorCode: result.errorCode,
+    requestBody: null,
+    responseBody: null,
+    groupId: null,
+    chatId: null,
+  };
+}
+
+/** The upgrade's own headers are between two neighbours, so they are said again; the key and its handshake travel as they are. */
+function upgradeHeaders({ headers, rawHeaders }: IncomingMessage): Record<string, string | string[]> {
+  const sent: Record<string, string | string[]> = {};
+  const kept = requestHeaders(rawHeaders, headers.connection);
+  for (let i = 0; i < kept.length; i += 2) {
+    const name = kept[i] as string;
+    const before = sent[name];
+    const value = kept[i + 1] as string;
+    sent[name] = before === undefined ? value : [before, value].flat();
+  }
+  for (const name of Object.keys(sent)) if (/^sec-websocket-(extensions|protocol)$/i.test(name)) delete sent[name];
+  const protocols = withoutKeyProtocol(headers["sec-websocket-protocol"] ?? "");
+  return { ...sent, ...(protocols && { "sec-websocket-protocol": protocols }), connection: "Upgrade", upgrade: "websocket" };
+}
+
+function switchingHead({ statusMessage, rawHeaders }: IncomingMessage, id: string): string {
+  const ours = ["connection", "Upgrade", "upgrade", "websocket", "x-proxy-gpt-request-id", id];
+  const headers = responseHeaders(rawHeaders.map(latin1), ours);
+  let text = `HTTP/1.1 ${SWITCHING} ${statusMessage || STATUS_CODES[SWITCHING]}\r\n`;
+  for (let i = 0; i < headers.length; i += 2) text += `${headers[i]}: ${headers[i + 1]}\r\n`;
+  return `${text}\r\n`;
+}
+
+const latin1 = (value: string): Buffer => Buffer.from(value, "latin1");

@@ -1,0 +1,85 @@
+import type { SQL } from "drizzle-orm";
+import { SQLiteAsyncDialect } from "drizzle-orm/sqlite-core";
+import { drizzle } from "drizzle-orm/sqlite-proxy";
+import Database from "libsql";
+import * as tables from "../../schema/sqlite.ts";
+import { migrate } from "./migrate.ts";
+import { type Db, type Statement, type Store, StoreError } from "./store.ts";
+
+type Method = "run" | "all" | "values" | "get";
+type Prepared = { reader: boolean; run(...params: unknown[]): unknown; all(...params: unknown[]): unknown[][] };
+
+/**
+ * SQLite in a file, through libSQL. `synchronous=FULL` makes an acknowledged write survive a power cut; WAL and the busy
+ * timeout let a second process (the admin command) open the same file. Statements are prepared once and kept.
+ */
+export function openSqlite(path: string): Store {
+  const database = connect(path);
+  const prepared = new Map<string, Prepared>();
+
+  const execute = (sql: string, params: readonly unknown[]): unknown[][] => {
+    let statement = prepared.get(sql);
+    if (!statement) {
+      statement = database.prepare(sql) as unknown as Prepared;
+      if (statement.reader) (statement as unknown as { raw(on: boolean): void }).raw(true);
+      if (prepared.size >= 500) prepared.delete(prepared.keys().next().value as string);
+      prepared.set(sql, statement);
+    }
+    if (statement.reader) return statement.all(params);
+    statement.run(params);
+    return [];
+  };
+  const one = (sql: string, params: readonly unknown[]) => {
+    try {
+      return execute(sql, params);
+    } catch (error) {
+      throw new StoreError(error);
+    }
+  };
+  const transaction = (statements: readonly Statement[]): unknown[][][] => {
+    if (statements.length === 1) return statements.map(({ sql, params }) => one(sql, params));
+    one("begin immediate", []);
+    try {
+      const results = statements.map(({ sql, params }) => execute(sql, params));
+      execute("commit", []);
+      return results;
+    } catch (error) {
+      if (database.inTransaction) execute("rollback", []);
+      throw new StoreError(error);
+    }
+  };
+
+  const shape = (rows: unknown[][], method: Method) => ({ rows: method === "get" ? (rows[0] as unknown[]) : rows });
+  const db = drizzle(
+    async (sql, params, method) => shape(one(sql, params), method),
+    async (queries) => {
+      const results = transaction(queries);
+      return queries.map(({ method }, i) => shape(results[i] ?? [], method as Method));
+    },
+  );
+  const dialect = new SQLiteAsyncDialect();
+
+  return {
+    ...(tables as unknown as Store),
+    db: db as unknown as Db,
+    atomic: ((build: (q: Db) => never) => db.batch(build(db as unknown as Db))) as unknown as Store["atomic"],
+    compile: (statement: SQL) => dialect.sqlToQuery(statement).sql,
+    run: async (statements) => transaction(statements),
+    migrate: () => migrate({ folder: "sqlite", parameter: "?", transaction: async (list) => transaction(list).at(-1) ?? [] }),
+    ping: async () => void one("select 1", []),
+    close: async () => {
+      prepared.clear();
+      database.close();
+    },
+  };
+}
+
+function connect(path: string) {
+  try {
+    const database = new Database(path);
+    database.exec("pragma busy_timeout = 5000; pragma journal_mode = wal; pragma synchronous = full; pragma foreign_keys = on");
+    return database;
+  } catch (error) {
+    throw new StoreError(error);
+  }
+}

@@ -1,0 +1,61 @@
+import type { SQL } from "drizzle-orm";
+import { DrizzleQueryError } from "drizzle-orm";
+import type { PgDatabase, PgQueryResultHKT } from "drizzle-orm/pg-core";
+import type { Tables } from "../../schema/tables.ts";
+
+export type Db = PgDatabase<PgQueryResultHKT>;
+
+/** A compiled statement: text in the store's dialect and its parameters in driver form. */
+export type Statement = { readonly sql: string; readonly params: readonly unknown[] };
+
+/** The truth: one schema over SQLite, Postgres (TCP) and Neon (HTTP). */
+export type Store = Tables & {
+  readonly db: Db;
+  /**
+   * The only multi-statement write: all or nothing, one round trip on Neon. Statements may depend on each other through
+   * the database, never through JavaScript, and must be safe to repeat: over HTTP a lost answer leaves the commit unknown.
+   */
+  atomic<const Q extends readonly PromiseLike<unknown>[]>(build: (q: Db) => Q): Promise<Results<Q>>;
+  /** The text of a statement in this store's dialect, for hot paths that compile once. */
+  compile(statement: SQL): string;
+  /** Runs compiled statements as `atomic` does. Answers the rows of each, as arrays of driver values. */
+  run(statements: readonly Statement[]): Promise<unknown[][][]>;
+  /** Applies the migrations that are missing and answers their names. Safe when two run at once. */
+  migrate(): Promise<string[]>;
+  /** Throws a `StoreError` when the store cannot be reached. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+};
+
+type Results<Q extends readonly PromiseLike<unknown>[]> = { -readonly [K in keyof Q]: Awaited<Q[K]> };
+
+/** What the store could not do. `code` is SQLite's name or Postgres' SQLSTATE where the store gave one. */
+export class StoreError extends Error {
+  override readonly name = "StoreError";
+  readonly code: string | undefined;
+  constructor(cause: unknown) {
+    super("The store did not answer as asked.", { cause });
+    this.code = codeOf(cause);
+  }
+  /** True where a unique or foreign key refused the write. */
+  get conflict(): boolean {
+    return /^(SQLITE_CONSTRAINT|23)/.test(this.code ?? "");
+  }
+  /** True where the statement or its data is to blame, so that trying again cannot help; else the store is not usable now. */
+  get permanent(): boolean {
+    return /^(SQLITE_(CONSTRAINT|ERROR|MISMATCH|RANGE|TOOBIG)|2[123]|42)/.test(this.code ?? "");
+  }
+}
+
+/** The `StoreError` behind a thrown value, or null when the store had no part in it. */
+export function storeError(thrown: unknown): StoreError | null {
+  if (thrown instanceof StoreError) return thrown;
+  return thrown instanceof DrizzleQueryError ? new StoreError(thrown.cause) : null;
+}
+
+function codeOf(cause: unknown): string | undefined {
+  for (let error = cause; error instanceof Error; error = error.cause) {
+    if ("code" in error && typeof error.code === "string") return error.code;
+  }
+  return undefined;
+}

@@ -1,0 +1,105 @@
+import { isNotNull } from "drizzle-orm";
+import type { Kit } from "./kit.ts";
+
+/** Every table, for either dialect. Ids, times and defaults come from code. */
+export const tables = (k: Kit) => {
+  const users = k.table(
+    "users",
+    {
+      id: k.text("id").primaryKey(),
+      username: k.text("username").notNull(),
+      name: k.text("name"),
+      passwordHash: k.text("password_hash").notNull(),
+      admin: k.flag("admin").notNull(),
+      disabledAt: k.time("disabled_at"),
+      createdAt: k.time("created_at").notNull(),
+      updatedAt: k.time("updated_at").notNull(),
+    },
+    (t) => [k.unique("users_username").on(t.username)],
+  );
+
+  // A sign-in and an API key are the same thing: a token whose SHA-256 is all that is kept.
+  const sessions = k.table(
+    "sessions",
+    {
+      hash: k.text("hash").primaryKey(),
+      id: k.text("id").notNull(),
+      userId: k
+        .text("user_id")
+        .notNull()
+        .references(() => users.id, { onDelete: "cascade" }),
+      kind: k.text("kind").$type<"session" | "key">().notNull(),
+      label: k.text("label"),
+      hint: k.text("hint").notNull(),
+      createdAt: k.time("created_at").notNull(),
+      lastUsedAt: k.time("last_used_at").notNull(),
+      expiresAt: k.time("expires_at").notNull(),
+      endsAt: k.time("ends_at").notNull(),
+    },
+    (t) => [k.unique("sessions_id").on(t.id), k.index("sessions_user").on(t.userId)],
+  );
+
+  // The audit log. An id is a UUIDv7, so it orders by time; a row without `ended_at` is running or was interrupted.
+  const events = k.table(
+    "events",
+    {
+      id: k.text("id").primaryKey(),
+      startedAt: k.time("started_at").notNull(),
+      endedAt: k.time("ended_at"),
+      userId: k.text("user_id"),
+      sessionId: k.text("session_id"),
+      groupId: k.text("group_id"),
+      chatId: k.text("chat_id"),
+      function: k.text("function").notNull(),
+      endpoint: k.text("endpoint").notNull(),
+      method: k.text("method").notNull(),
+      path: k.text("path").notNull(),
+      query: k.text("query").notNull(),
+      address: k.text("address").notNull(),
+      status: k.int("status"),
+      durationMs: k.int("duration_ms"),
+      model: k.text("model"),
+      promptTokens: k.int("prompt_tokens"),
+      completionTokens: k.int("completion_tokens"),
+      tokensEstimated: k.flag("tokens_estimated"),
+      upstreamRequestId: k.text("upstream_request_id"),
+      errorCode: k.text("error_code"),
+      requestBody: k.text("request_body"),
+      responseBody: k.text("response_body"),
+    },
+    (t) => [
+      k.index("events_user").on(t.userId, t.id),
+      k.index("events_chat").on(t.chatId, t.id).where(isNotNull(t.chatId)),
+      k.index("events_group").on(t.groupId, t.id).where(isNotNull(t.groupId)),
+    ],
+  );
+
+  const usage = k.table(
+    "usage",
+    {
+      userId: k.text("user_id").notNull(),
+      day: k.text("day").notNull(),
+      requests: k.big("requests").notNull(),
+      promptTokens: k.big("prompt_tokens").notNull(),
+      completionTokens: k.big("completion_tokens").notNull(),
+    },
+    (t) => [k.key({ columns: [t.userId, t.day] })],
+  );
+
+  const settings = k.table("settings", {
+    key: k.text("key").primaryKey(),
+    value: k.text("value").notNull(),
+  });
+
+  // Sign-in attempts per address and failures per user. In the store, so that every instance counts the same.
+  const throttles = k.table("throttles", {
+    key: k.text("key").primaryKey(),
+    count: k.int("count").notNull(),
+    since: k.time("since").notNull(),
+    blockedUntil: k.time("blocked_until").notNull(),
+  });
+
+  return { users, sessions, events, usage, settings, throttles };
+};
+
+export type Tables = ReturnType<typeof tables>;
