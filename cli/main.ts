@@ -18,6 +18,10 @@ program
   .description("Bring the store's tables up to date")
   .action(async () => (await import("./migrate.ts")).migrate());
 program
+  .command("env")
+  .description("Print every setting, as .env.example has it")
+  .action(async () => void process.stdout.write((await import("./env.ts")).envExample()));
+program
   .command("admin")
   .description("Users and the audit log")
   .passThroughOptions()

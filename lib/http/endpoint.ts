@@ -41,10 +41,10 @@ export type Reply = {
 export type Context<Input, Grant> = { grant: Grant; input: Input; call: Call; deps: Deps; reply: Reply };
 
 type Method = "GET" | "POST" | "GET|POST";
-export type Endpoint<Input extends z.ZodObject = z.ZodObject, Output extends z.ZodType = z.ZodType, Grant = unknown> = {
+export type Endpoint<Name extends string, Input extends z.ZodObject, Output extends z.ZodType, Grant> = {
   readonly kind: "endpoint";
-  /** `function.verb`: its operation id, audit action and file. */
-  readonly name: string;
+  /** `function.verb`: its path with dots, its operation id, audit action and file. */
+  readonly name: Name;
   readonly summary: string;
   readonly route: `${Method} /${string}`;
   readonly access: Guard<z.output<Input>, Grant>;
@@ -62,9 +62,9 @@ export type Endpoint<Input extends z.ZodObject = z.ZodObject, Output extends z.Z
 const BODY_LIMIT = 65_536;
 
 /** Declares an endpoint. From the list of them come routes, 404 and 405, validation, OpenAPI, the client, audit and tests. */
-export function endpoint<Input extends z.ZodObject, Output extends z.ZodType, Grant>(
-  spec: Omit<Endpoint<Input, Output, Grant>, "kind" | "audit" | "bodyLimit"> & { audit?: AuditDepth; bodyLimit?: number },
-): Endpoint<Input, Output, Grant> {
+export function endpoint<const Name extends string, Input extends z.ZodObject, Output extends z.ZodType, Grant>(
+  spec: Omit<Endpoint<Name, Input, Output, Grant>, "kind" | "audit" | "bodyLimit"> & { audit?: AuditDepth; bodyLimit?: number },
+): Endpoint<Name, Input, Output, Grant> {
   return { kind: "endpoint", audit: "bodies", bodyLimit: BODY_LIMIT, ...spec };
 }
 
@@ -89,7 +89,7 @@ export const relay = (spec: Omit<Relay, "kind">): Relay => ({ kind: "relay", ...
 
 // The one place where an endpoint's own types are forgotten: a list of endpoints is heterogeneous.
 // biome-ignore lint/suspicious/noExplicitAny: a handler's input and grant are contravariant.
-export type AnyEndpoint = Endpoint<any, any, any>;
+export type AnyEndpoint = Endpoint<string, any, any, any>;
 
 /** A function as it is deployed: its name is the first segment of its paths. */
 export type FunctionSpec = {
