@@ -7,7 +7,7 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { peakResidentMiB, residentMiB } from "./harness/accounting.mjs";
+import { peakResidentMiB, residentMiB, watchOthers } from "./harness/accounting.mjs";
 import { PEER_NAMES, readOptions } from "./harness/options.mjs";
 import { exists } from "./harness/processes.mjs";
 import { Samples } from "./harness/samples.mjs";
@@ -94,6 +94,7 @@ async function measureRounds(/** @type {Testbed} */ open) {
   if (parts.length === 0 && !options.parts.has("memory")) return;
   progress(`measuring ${open.peers.map(({ name }) => name).join(", ")}`);
   for (const peer of open.peers) await warmUp(peer, open);
+  const othersPercent = watchOthers(os.availableParallelism());
   for (let round = 0; round < options.rounds && parts.length > 0; round++) {
     const roundStartedAt = performance.now();
     for (const part of parts) {
@@ -103,6 +104,7 @@ async function measureRounds(/** @type {Testbed} */ open) {
     }
     progress(`round ${round + 1} of ${options.rounds} took ${seconds(roundStartedAt)} s`);
   }
+  remarks.push(`other processes used ${othersPercent().toFixed(0)} % of the machine's CPU time during the rounds`);
 }
 
 async function measureStartups() {
@@ -140,7 +142,7 @@ function report() {
   const medians = medianCells(samples, names);
   const cells = rowCells(rows);
   if (options.jsonl) {
-    console.log(jsonLines(machine, rows, samples));
+    console.log(jsonLines(machine, rows, samples, remarks));
   } else {
     const withoutTarget = rows.filter(({ reached }) => reached === null).length;
     const reached = rows.filter((row) => row.reached).length;

@@ -4,6 +4,7 @@ export type Log = (line: { severity: "INFO" | "WARNING" | "ERROR"; message: stri
 /** Writes to `out` (standard output); nothing is kept longer than a turn, and the rest goes out when the process ends. */
 export function createLog(out: { write(text: string): unknown } = process.stdout): Log {
   let lines = "";
+  let time = "";
   const flush = () => {
     if (lines === "") return;
     const text = lines;
@@ -12,8 +13,11 @@ export function createLog(out: { write(text: string): unknown } = process.stdout
   };
   process.once("exit", flush);
   return (line) => {
-    if (lines === "") setImmediate(flush);
-    lines += `${JSON.stringify({ time: new Date().toISOString(), ...line })}\n`;
+    if (lines === "") {
+      time = new Date().toISOString();
+      setImmediate(flush);
+    }
+    lines += `${JSON.stringify({ time, ...line })}\n`;
   };
 }
 

@@ -39,33 +39,22 @@ export const tables = (k: Kit) => {
     (t) => [k.unique("sessions_id").on(t.id), k.index("sessions_user").on(t.userId)],
   );
 
-  // The audit log. An id is a UUIDv7, so it orders by time; a row without `ended_at` is running or was interrupted.
+  // The audit log is append-only: an event is written before a request is served, its outcome after, and neither is rewritten.
+  // An id is a UUIDv7, so it orders by time; an event without an outcome is running or was interrupted.
   const events = k.table(
     "events",
     {
       id: k.text("id").primaryKey(),
       startedAt: k.time("started_at").notNull(),
-      endedAt: k.time("ended_at"),
       userId: k.text("user_id"),
       sessionId: k.text("session_id"),
       groupId: k.text("group_id"),
       chatId: k.text("chat_id"),
-      function: k.text("function").notNull(),
       endpoint: k.text("endpoint").notNull(),
       method: k.text("method").notNull(),
       path: k.text("path").notNull(),
       query: k.text("query").notNull(),
       address: k.text("address").notNull(),
-      status: k.int("status"),
-      durationMs: k.int("duration_ms"),
-      model: k.text("model"),
-      promptTokens: k.int("prompt_tokens"),
-      completionTokens: k.int("completion_tokens"),
-      tokensEstimated: k.flag("tokens_estimated"),
-      upstreamRequestId: k.text("upstream_request_id"),
-      errorCode: k.text("error_code"),
-      requestBody: k.text("request_body"),
-      responseBody: k.text("response_body"),
     },
     (t) => [
       k.index("events_user").on(t.userId, t.id),
@@ -73,6 +62,21 @@ export const tables = (k: Kit) => {
       k.index("events_group").on(t.groupId, t.id).where(isNotNull(t.groupId)),
     ],
   );
+
+  const outcomes = k.table("outcomes", {
+    eventId: k.text("event_id").primaryKey(),
+    endedAt: k.time("ended_at").notNull(),
+    status: k.int("status").notNull(),
+    durationMs: k.int("duration_ms").notNull(),
+    model: k.text("model"),
+    promptTokens: k.int("prompt_tokens"),
+    completionTokens: k.int("completion_tokens"),
+    tokensEstimated: k.flag("tokens_estimated"),
+    upstreamRequestId: k.text("upstream_request_id"),
+    errorCode: k.text("error_code"),
+    requestBody: k.text("request_body"),
+    responseBody: k.text("response_body"),
+  });
 
   const usage = k.table(
     "usage",
@@ -99,7 +103,7 @@ export const tables = (k: Kit) => {
     blockedUntil: k.time("blocked_until").notNull(),
   });
 
-  return { users, sessions, events, usage, settings, throttles };
+  return { users, sessions, events, outcomes, usage, settings, throttles };
 };
 
 export type Tables = ReturnType<typeof tables>;

@@ -40,6 +40,21 @@ export function cpuSecondsSince(/** @type {number} */ pid, /** @type {CpuSnapsho
   return Number(nanoseconds) / 1e9;
 }
 
+/**
+ * How much of the machine went to others than this run since the call, in percent of all CPUs: the figure that says
+ * whether the rest can be trusted.
+ * @returns {() => number}
+ */
+export function watchOthers(/** @type {number} */ cpus) {
+  const [machineBefore, ownBefore, startedAt] = [machineSeconds(), cpuSnapshot(process.pid), performance.now()];
+  const endedBefore = endedChildrenSeconds();
+  return () => {
+    const own = cpuSecondsSince(process.pid, ownBefore) + endedChildrenSeconds() - endedBefore;
+    const available = ((performance.now() - startedAt) / 1000) * cpus;
+    return Math.max(0, ((machineSeconds() - machineBefore - own) / available) * 100);
+  };
+}
+
 export const residentMiB = (/** @type {number} */ pid) => memoryMiB(pid, "VmRSS");
 export const peakResidentMiB = (/** @type {number} */ pid) => memoryMiB(pid, "VmHWM");
 
@@ -47,6 +62,20 @@ function memoryMiB(/** @type {number} */ pid, /** @type {string} */ field) {
   const pattern = new RegExp(`^${field}:\\s+(\\d+) kB`, "m");
   const kibibytes = processTree(pid).map((each) => Number(pattern.exec(read(`/proc/${each}/status`))?.[1] ?? 0));
   return kibibytes.reduce((sum, value) => sum + value, 0) / 1024;
+}
+
+const TICKS_PER_SECOND = 100; // of the files below, on every Linux that Node runs on
+
+/** Everything but idle and waiting for disks; what a hypervisor gave to another machine counts as used. */
+function machineSeconds() {
+  const [, user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = read("/proc/stat").split(/\s+/).map(Number);
+  return (user + nice + system + irq + softirq + steal) / TICKS_PER_SECOND;
+}
+
+/** Load generators that ran and ended. */
+function endedChildrenSeconds() {
+  const fields = read("/proc/self/stat").split(") ")[1]?.split(" ") ?? [];
+  return (Number(fields[13]) + Number(fields[14])) / TICKS_PER_SECOND;
 }
 
 /** A thread may end between listing and reading; then it has nothing to say. */

@@ -1,8 +1,9 @@
 /** How each peer is started. */
 import fs from "node:fs";
 import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { call, freePort } from "../harness/http.mjs";
-import { exists } from "../harness/processes.mjs";
+import { exists, lastLines } from "../harness/processes.mjs";
 import { CHAT_PATH, chatBody } from "../load/chat.mjs";
 import { installPortkey } from "./install.mjs";
 import { nginxConfiguration } from "./nginx.mjs";
@@ -43,23 +44,26 @@ export async function openTestbed(/** @type {StartOptions} */ options) {
 /** Gives every peer's clients their credential, and makes sure that it relays a chat at all. */
 export async function signIn(/** @type {Testbed} */ { peers }) {
   for (const peer of peers) {
-    const token = PRODUCT_NAMES.includes(peer.name) ? await signUp(peer.port) : "sk-client";
-    peer.headers = { authorization: `Bearer ${token}`, ...peer.headers };
-    for (const stream of [false, true]) {
-      const headers = { "content-type": "application/json", ...peer.headers };
-      const { status, text } = await call({
-        port: peer.port,
-        path: CHAT_PATH,
-        method: "POST",
-        headers,
-        body: chatBody({ stream }),
-      });
-      peer.requests++;
-      if (status !== 200) throw new Error(`${peer.name} answered ${status} to a chat (stream: ${stream}): ${text.slice(0, 300)}`);
-      const ending = stream ? "data: [DONE]" : '"finish_reason":"stop"';
-      if (!text.includes(ending)) throw new Error(`${peer.name} did not pass the whole answer on: ${text.slice(-300)}`);
+    try {
+      const token = PRODUCT_NAMES.includes(peer.name) ? await signUp(peer.port) : "sk-client";
+      peer.headers = { authorization: `Bearer ${token}`, ...peer.headers };
+      await tryChat(peer, false);
+      await tryChat(peer, true);
+    } catch (cause) {
+      await sleep(200); // for the log
+      const log = peer.running === null ? "" : `; its log ends:\n${lastLines(peer.running.logFile)}`;
+      throw new Error(`${peer.name} cannot be measured${log}`, { cause });
     }
   }
+}
+
+async function tryChat(/** @type {import("./testbed.mjs").Peer} */ peer, /** @type {boolean} */ stream) {
+  const headers = { "content-type": "application/json", ...peer.headers };
+  const { status, text } = await call({ port: peer.port, path: CHAT_PATH, method: "POST", headers, body: chatBody({ stream }) });
+  peer.requests++;
+  if (status !== 200) throw new Error(`a chat (stream: ${stream}) was answered ${status}: ${text.slice(0, 300)}`);
+  const ending = stream ? "data: [DONE]" : '"finish_reason":"stop"';
+  if (!text.includes(ending)) throw new Error(`the whole answer was not passed on: ${text.slice(-300)}`);
 }
 
 async function direct(/** @type {Testbed} */ testbed) {

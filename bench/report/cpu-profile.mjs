@@ -1,9 +1,13 @@
 /** Self times out of a V8 CPU profile, told by the source files that a bundle was made of. */
 import fs from "node:fs";
+import { SourceMap } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
-/** @typedef {import("node:inspector").Profiler.Profile} Profile */
+/**
+ * @typedef {import("node:inspector").Profiler.Profile} Profile
+ * @typedef {{ originalSource?: string, originalLine: number, name?: string }} Mapping  without a source where nothing is mapped
+ */
 
 /**
  * @param {Profile} profile
@@ -29,36 +33,35 @@ export function selfTimes(profile, { fromUs, toUs, root }) {
       return;
     }
     busyMs += ms;
-    const source = nameSource(frame.url, frame.lineNumber);
-    const name = source === "" ? frame.functionName : `${source}:${frame.functionName || `(line ${frame.lineNumber + 1})`}`;
+    const { source, name } = nameSource(frame);
     byFunction.set(name, (byFunction.get(name) ?? 0) + ms);
-    const file = /node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(source)?.[1] ?? (source || frame.functionName);
+    const file = /node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(source)?.[1] ?? source;
     byFile.set(file, (byFile.get(file) ?? 0) + ms);
   });
   return { busyMs, idleMs, byFunction, byFile };
 }
 
-/** esbuild writes the path of each source above its part of the bundle: `// lib/http/serve.ts`. */
+/** Through the bundle's source maps, where there are some. */
 function sourceNamer(/** @type {string} */ root) {
-  /** @type {Map<string, string[]>} */
-  const sources = new Map();
-  return (/** @type {string} */ url, /** @type {number} */ line) => {
-    if (!url.startsWith("file:")) return url;
+  /** @type {Map<string, SourceMap | null>} */
+  const maps = new Map();
+  return (/** @type {import("node:inspector").Runtime.CallFrame} */ { url, functionName, lineNumber, columnNumber }) => {
+    if (!url.startsWith("file:")) return { source: url || functionName, name: [url, functionName].filter(Boolean).join(":") };
     const file = fileURLToPath(url);
-    const known = sources.get(file) ?? sourceOfEachLine(file, path.relative(root, file));
-    sources.set(file, known);
-    return known[line] ?? path.relative(root, file);
+    const map = maps.has(file) ? maps.get(file) : readSourceMap(file);
+    maps.set(file, map ?? null);
+    const entry = /** @type {Mapping | undefined} */ (map?.findEntry(lineNumber, columnNumber));
+    if (entry?.originalSource === undefined) {
+      const source = path.relative(root, file);
+      return { source, name: `${source}:${lineNumber + 1} ${functionName}` };
+    }
+    const source = path.relative(root, path.resolve(path.dirname(file), entry.originalSource));
+    // Shortened names say nothing; those of methods are kept by the minifier.
+    const name = entry.name || (functionName.length > 2 ? functionName : "");
+    return { source, name: `${source}:${entry.originalLine + 1} ${name}`.trimEnd() };
   };
 }
 
-function sourceOfEachLine(/** @type {string} */ file, /** @type {string} */ name) {
-  if (!fs.existsSync(file)) return [];
-  let current = name;
-  return fs
-    .readFileSync(file, "utf8")
-    .split("\n")
-    .map((line) => {
-      current = /^\s*\/\/ (\S+\.(?:[cm]?[jt]s|json))$/.exec(line)?.[1] ?? current;
-      return current;
-    });
+function readSourceMap(/** @type {string} */ file) {
+  return fs.existsSync(`${file}.map`) ? new SourceMap(JSON.parse(fs.readFileSync(`${file}.map`, "utf8"))) : null;
 }

@@ -37,12 +37,18 @@ export function markdownTable(/** @type {Cells} */ cells) {
   return [heading, heading.map(() => "---"), ...lines].map((line) => `| ${line.join(" | ")} |`).join("\n");
 }
 
-/** @param {Record<string, unknown>} machine @param {Row[]} rows @param {Samples} samples */
-export function jsonLines(machine, rows, samples) {
+/**
+ * @param {Record<string, unknown>} machine
+ * @param {Row[]} rows
+ * @param {Samples} samples
+ * @param {string[]} remarks
+ */
+export function jsonLines(machine, rows, samples, remarks) {
   const records = [
     { kind: "machine", ...machine },
     ...rows.map((row) => ({ kind: "row", ...row })),
     ...samples.all().map((sample) => ({ kind: "samples", ...sample })),
+    ...remarks.map((text) => ({ kind: "remark", text })),
   ];
   return records.map((record) => JSON.stringify(record)).join("\n");
 }

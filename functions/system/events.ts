@@ -1,9 +1,9 @@
 import * as z from "zod";
 import { admin } from "../../lib/access.ts";
+import { EventView, eventView } from "../../lib/audit/view.ts";
 import { endpoint } from "../../lib/http/endpoint.ts";
 import { id, instant, whole } from "../../lib/http/fields.ts";
 import * as events from "../../lib/repo/events.ts";
-import { EventView, eventView } from "./views.ts";
 
 const DEFAULT_LIMIT = 100;
 

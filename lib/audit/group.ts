@@ -1,5 +1,5 @@
 /** One member's share of a group's work. */
-type Waiting<T, R> = { item: T; resolve(result: R): void; reject(error: unknown): void };
+type Waiting<T, R> = { item: T; resolve(result: R): void; reject(error: Error): void };
 
 export type GroupOptions = {
   /** The most items of one flush. */
@@ -13,9 +13,10 @@ export type GroupOptions = {
 
 /**
  * Group commit: items that arrive together are flushed together. An item that arrives in quiet goes out in the same turn of
- * the event loop; under traffic it waits for at most the window. Each caller gets its own result, or the group's error.
+ * the event loop; under traffic it waits for at most the window. `flush` answers for each item its result, or the error that
+ * its caller gets; it never rejects.
  */
-export function grouped<T, R>(flush: (items: T[]) => Promise<R[]>, options: GroupOptions): (item: T) => Promise<R> {
+export function grouped<T, R>(flush: (items: T[]) => Promise<(R | Error)[]>, options: GroupOptions): (item: T) => Promise<R> {
   let waiting: Waiting<T, R>[] = [];
   let scheduled = false;
   let running = 0;
@@ -28,25 +29,20 @@ export function grouped<T, R>(flush: (items: T[]) => Promise<R[]>, options: Grou
     if (quiet || waiting.length >= options.size) setImmediate(start);
     else setTimeout(start, options.windowMs);
   };
-  const start = () => {
-    scheduled = false;
+  const start = async () => {
     const group = waiting.slice(0, options.size);
     waiting = waiting.slice(options.size);
+    scheduled = false;
     running++;
+    schedule();
+    const results = await flush(group.map(({ item }) => item));
     lastFlushAt = options.now();
-    flush(group.map(({ item }) => item))
-      .then(
-        (results) => {
-          for (const [i, member] of group.entries()) member.resolve(results[i] as R);
-        },
-        (error) => {
-          for (const member of group) member.reject(error);
-        },
-      )
-      .finally(() => {
-        running--;
-        schedule();
-      });
+    for (const [i, member] of group.entries()) {
+      const result = results[i];
+      if (result instanceof Error) member.reject(result);
+      else member.resolve(result as R);
+    }
+    running--;
     schedule();
   };
   return (item) =>

@@ -1,76 +1,66 @@
 import type { Log } from "../log.ts";
-import * as statements from "../repo/ledger.ts";
+import * as ledger from "../repo/ledger.ts";
 import * as sessions from "../repo/sessions.ts";
 import { type Store, StoreError, storeError } from "../store/store.ts";
 import { grouped } from "./group.ts";
 
 /**
  * The audit log's writer, and so the door: an event exists before a request is served, and who is calling is what the event
- * says. Nothing is served that could not be written; an end that could not be written is kept and tried again.
+ * says. Nothing is served that could not be written; an outcome that could not be written is kept and tried again.
  */
 export type Ledger = {
   /** Opens an event for the token's user. Null: the token is not valid, and nothing was written. Throws `StoreError`. */
-  open(opening: statements.Opening, tokenHash: string): Promise<statements.Caller | null>;
+  open(opening: ledger.Opening, tokenHash: string): Promise<ledger.Caller | null>;
   /** Opens an event that belongs to nobody yet. Throws `StoreError`. */
-  openAnonymous(opening: statements.Opening): Promise<void>;
-  /** Completes an event. Resolves when it is written, or after `PATIENCE_MS`; the row then goes on being tried. */
-  close(id: string, outcome: statements.Outcome): Promise<void>;
-  /** Resolves when every end is written, or rejects after the deadline with how many are not. */
+  openAnonymous(opening: ledger.Opening): Promise<void>;
+  /** Writes an event's outcome. Resolves when it is written, or after `PATIENCE_MS`; it then goes on being tried. */
+  close(id: string, outcome: ledger.Outcome): Promise<void>;
+  /** Resolves when every outcome is written, or rejects after the deadline with how many are not. */
   settled(deadlineMs: number): Promise<void>;
 };
 
 const PATIENCE_MS = 2_000;
 const RETRY_MS = [50, 200, 500, 1_000];
-/** Ends that wait for a store that is down; beyond this the oldest are logged and given up. */
+/** Outcomes that wait for a store that is down; what comes beyond this is logged and given up. */
 const BACKLOG = 20_000;
 /** How long a session's use goes unrecorded, so that most requests write no session row. */
 const TOUCH_MS = 3_600_000;
 
 export type LedgerOptions = { store: Store; log: Log; now(): number; slidingMs: number; inFlight: number };
+type Work = { open: ledger.Keyed } | { close: ledger.Closing };
 
 export function createLedger({ store, log, now, slidingMs, inFlight }: LedgerOptions): Ledger {
   const pending = new Set<Promise<void>>();
-  const options = { size: 64, windowMs: 1, inFlight, now: () => performance.now() };
+  // Openings and outcomes that arrive together share a transaction.
+  const submit = grouped<Work, ledger.Caller | null>((group) => write(store, group), {
+    size: 64,
+    windowMs: 1,
+    inFlight,
+    now: () => performance.now(),
+  });
 
-  const open = grouped(
-    (group: { opening: statements.Opening; hash: string }[]) => once(() => statements.openAll(store, group)),
-    options,
-  );
-  const close = grouped(async (group: { id: string; outcome: statements.Outcome }[]) => {
-    try {
-      await statements.closeAll(store, group);
-    } catch (error) {
-      // One row that the store will never take must not hold up the others.
-      if (group.length === 1 || !storeError(error)?.permanent) throw error;
-      await Promise.all(group.map((one) => closeWithRetries(one.id, one.outcome)));
-    }
-    return group.map(() => undefined);
-  }, options);
-
-  const closeWithRetries = async (id: string, outcome: statements.Outcome) => {
+  const close = async (closing: ledger.Closing): Promise<void> => {
     for (let attempt = 0; ; attempt++) {
       try {
-        return await close({ id, outcome });
+        await submit({ close: closing });
+        return;
       } catch (error) {
         const failure = storeError(error);
         if (!failure || failure.permanent || pending.size > BACKLOG) {
-          log({ severity: "ERROR", message: "event not completed", requestId: id, status: outcome.status, code: failure?.code });
+          const { id, outcome } = closing;
+          log({ severity: "ERROR", message: "outcome not written", requestId: id, status: outcome.status, code: failure?.code });
           return;
         }
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]).unref());
       }
     }
   };
-  const touch = (caller: statements.Caller) => {
+  const touch = (caller: ledger.Caller) => {
     const at = now();
     if (at - caller.lastUsedAt.getTime() < TOUCH_MS) return;
     const touched = sessions.touch(store, caller.sessionId, new Date(at), new Date(at + slidingMs)).catch((error) => {
-      log({
-        severity: "WARNING",
-        message: "session use not recorded",
-        sessionId: caller.sessionId,
-        code: storeError(error)?.code,
-      });
+      const { code } = storeError(error) ?? {};
+      log({ severity: "WARNING", message: "session use not recorded", sessionId: caller.sessionId, code });
     });
     void track(touched);
   };
@@ -82,29 +72,49 @@ export function createLedger({ store, log, now, slidingMs, inFlight }: LedgerOpt
 
   return {
     open: async (opening, hash) => {
-      const caller = await open({ opening, hash });
+      const caller = await twice(() => submit({ open: { opening, hash } }));
       if (caller) touch(caller);
       return caller;
     },
-    openAnonymous: (opening) => once(() => statements.openAnonymous(store, opening)),
-    close: (id, outcome) => patiently(track(closeWithRetries(id, outcome))),
+    openAnonymous: (opening) => twice(() => ledger.openAnonymous(store, opening)),
+    close: (id, outcome) => patiently(track(close({ id, outcome }))),
     settled: async (deadlineMs) => {
       const late = new Promise<"late">((resolve) => setTimeout(() => resolve("late"), deadlineMs).unref());
       while (pending.size > 0) {
-        if ((await Promise.race([Promise.all(pending), late])) === "late") throw new Error(`${pending.size} ends not written`);
+        if ((await Promise.race([Promise.all(pending), late])) === "late")
+          throw new Error(`${pending.size} outcomes not written`);
       }
     },
   };
 }
 
-/** A write over HTTP whose answer was lost is asked again once, with the same ids; a store that is down is not waited for. */
-async function once<T>(write: () => Promise<T>): Promise<T> {
+/** What each piece of work gets; a row that the store will never take fails alone, not with its group. */
+async function write(store: Store, group: readonly Work[]): Promise<(ledger.Caller | null | StoreError)[]> {
+  const openings: ledger.Keyed[] = [];
+  const closings: ledger.Closing[] = [];
+  for (const work of group) {
+    if ("open" in work) openings.push(work.open);
+    else closings.push(work.close);
+  }
   try {
-    return await write();
+    const callers = await ledger.write(store, openings, closings);
+    let next = 0;
+    return group.map((work) => ("open" in work ? (callers[next++] ?? null) : null));
+  } catch (error) {
+    const failure = storeError(error) ?? new StoreError(error);
+    if (group.length === 1 || !failure.permanent) return group.map(() => failure);
+    return (await Promise.all(group.map((work) => write(store, [work])))).flat();
+  }
+}
+
+/** A write over HTTP whose answer was lost is asked again once, with the same ids; a store that is down is not waited for. */
+async function twice<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
   } catch (error) {
     const failure = storeError(error) ?? new StoreError(error);
     if (failure.permanent) throw failure;
-    return await write();
+    return await work();
   }
 }
 

@@ -112,6 +112,43 @@ export async function changePassword(
   ]);
 }
 
+type NewAccount = { username: string; password: string; admin: boolean };
+
+/** Adds a user without signing them in: what an operator does, whatever SIGNUP says. Throws `username_taken`. */
+export async function createUser(deps: Deps, { username, password, admin }: NewAccount): Promise<users.UserView> {
+  const { store } = deps;
+  const createdAt = new Date(deps.now());
+  const passwordHash = await deps.passwords.hash(password);
+  const user = { id: deps.newId(), username, name: null, passwordHash, admin, createdAt };
+  try {
+    const [, [added]] = await store.atomic((q) => [users.insert(q, store, user), users.select(q, store, user.id)]);
+    return added as users.UserView;
+  } catch (error) {
+    if (storeError(error)?.conflict) throw new ApiError("username_taken", { param: "username" });
+    throw error;
+  }
+}
+
+type Account = { id: string; username: string };
+
+/** Gives a user a new password and ends all that the old one led to: every sign-in, every API key, and a blocked sign-in. */
+export async function resetPassword(deps: Deps, { id, username }: Account, newPassword: string): Promise<void> {
+  const { store } = deps;
+  const now = new Date(deps.now());
+  const hash = await deps.passwords.hash(newPassword);
+  await store.atomic((q) => [
+    users.setPassword(q, store, id, hash, now),
+    sessions.removeAll(q, store, id),
+    throttles.clear(q, store, failureKey(username)),
+  ]);
+}
+
+/** Shuts a user out: no sign-in from now on, and every session and API key has ended. */
+export async function disableUser({ store, now }: Deps, id: string): Promise<void> {
+  const at = new Date(now());
+  await store.atomic((q) => [users.setDisabled(q, store, id, at), sessions.removeAll(q, store, id)]);
+}
+
 /** Makes an API key. The token is in the answer and nowhere else. */
 export async function mintKey(deps: Deps, userId: string, label: string, expiresAt: Date | undefined) {
   const { store } = deps;

@@ -2,8 +2,8 @@ import type * as z from "zod";
 import type { Endpoint, FunctionSpec } from "./endpoint.ts";
 import type { ApiError } from "./error.ts";
 
-// biome-ignore lint/suspicious/noExplicitAny: any endpoint, whatever its guard grants.
 type Called<E> =
+  // biome-ignore lint/suspicious/noExplicitAny: any endpoint, whatever its guard grants.
   E extends Endpoint<infer Name, infer Input, infer Output, any> ? { name: Name; input: Input; output: Output } : never;
 type Endpoints<F extends FunctionSpec> = Called<F["endpoints"][number]>;
 type Named<F extends FunctionSpec, Name> = Extract<Endpoints<F>, { name: Name }>;

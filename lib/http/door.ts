@@ -9,7 +9,6 @@ import { ApiError } from "./error.ts";
 
 /** What a route says of who may pass. */
 export type Door = {
-  function: string;
   endpoint: string;
   access: Pick<Guard, "open">;
   /** A page of another origin could do harm here, if the browser adds a credential by itself. */
@@ -30,9 +29,9 @@ export async function enter(req: IncomingMessage, id: string, { path, query }: T
   const call = (caller: Caller | null): Call => ({ id, startedAt, address, headers: req.headers, caller, deps });
   if (!door.audited) return { call: call(null), opened: false };
 
-  const { function: name, endpoint } = door;
+  const { endpoint } = door;
   const method = req.method ?? "";
-  const opening = { id, startedAt, function: name, endpoint, method, path, query: withoutToken(query), address };
+  const opening = { id, startedAt, endpoint, method, path, query: withoutToken(query), address };
   const caller = credential?.hash ? await deps.ledger.open(opening, credential.hash) : null;
   const impostor = caller !== null && credential?.username != null && credential.username !== caller.username;
   if (caller && !impostor) return { call: call(caller), opened: true };

@@ -69,7 +69,7 @@ export function endpoint<const Name extends string, Input extends z.ZodObject, O
 }
 
 /** A raw request below a relay's prefix; `target` is the request target from the prefix on, as received. */
-export type RawRequest = { relay: Relay; function: string; target: string; req: IncomingMessage; deps: Deps };
+export type RawRequest = { relay: Relay; target: string; req: IncomingMessage; deps: Deps };
 
 /** A subtree that is passed on as it is, on the raw request and response: nothing of it is parsed, in either direction. */
 export type Relay = {

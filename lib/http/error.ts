@@ -30,6 +30,7 @@ const CODES = {
     "invalid_request_error",
     "Send application/json or application/x-www-form-urlencoded in UTF-8, without a content encoding.",
   ],
+  client_closed: [499, "invalid_request_error", "The connection ended before the whole request was here."],
   upgrade_required: [426, "invalid_request_error", "Use WebSocket version 13."],
   rate_limited: [429, "rate_limit_error", "Too many tries. Wait as long as Retry-After says."],
   header_too_large: [431, "invalid_request_error", "The headers are too large."],

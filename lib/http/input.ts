@@ -17,7 +17,7 @@ type Fields = Record<string, unknown>;
 /** A field of a form or query, with every value that was given for it. */
 type TextFields = Map<string, string[]>;
 
-/** Reads a body up to the limit. Throws `too_large`, `unsupported_media_type`. Under the framework it was read before us. */
+/** Reads a body up to the limit; under the framework it was read before us. Throws `too_large`, `unsupported_media_type`, `client_closed`. */
 export async function readBody(req: IncomingMessage & { rawBody?: Buffer }, limit: number): Promise<Buffer> {
   const encoding = req.headers["content-encoding"];
   if (encoding !== undefined && encoding !== "identity") throw new ApiError("unsupported_media_type");
@@ -26,10 +26,14 @@ export async function readBody(req: IncomingMessage & { rawBody?: Buffer }, limi
   if (req.rawBody) return req.rawBody;
   const chunks: Buffer[] = [];
   let size = 0;
-  for await (const chunk of req as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > limit) throw new ApiError("too_large");
-    chunks.push(chunk);
+  try {
+    for await (const chunk of req as AsyncIterable<Buffer>) {
+      size += chunk.length;
+      if (size > limit) throw new ApiError("too_large");
+      chunks.push(chunk);
+    }
+  } catch (error) {
+    throw error instanceof ApiError ? error : new ApiError("client_closed", { cause: error });
   }
   return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size);
 }

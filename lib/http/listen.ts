@@ -5,7 +5,7 @@ import { getRequestListener } from "@hono/node-server";
 import type { Deps } from "../deps.ts";
 import { type FunctionSpec, isRelay, type RawRequest } from "./endpoint.ts";
 import { ApiError, type ErrorCode } from "./error.ts";
-import { sendError } from "./raw.ts";
+import { hangUp, sendError, sendErrorByHand } from "./raw.ts";
 import { createApp } from "./serve.ts";
 
 /** How long replies may take to finish once the instance was told to stop; the platform kills it after ten seconds. */
@@ -30,10 +30,16 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
   const hono = getRequestListener(app.fetch, { overrideGlobalObjects: false });
   const findRelay = relayFinder(functions, deps);
   const running = new Set<ServerResponse>();
+  /** Connections that Node has handed over; its server no longer closes them. */
+  const upgraded = new Set<Duplex>();
   let stopping = false;
 
-  const refuse = (req: IncomingMessage, res: ServerResponse, code: ErrorCode) =>
-    sendError(req, res, new ApiError(code), deps.newId(), deps);
+  const refuse = (req: IncomingMessage, res: ServerResponse, code: ErrorCode) => {
+    const error = new ApiError(code);
+    const requestId = deps.newId();
+    deps.log({ severity: "INFO", message: `refused ${error.status}`, requestId, status: error.status, code });
+    sendError(req, res, error, requestId, deps);
+  };
   const request = (req: IncomingMessage, res: ServerResponse) => {
     if (stopping) {
       res.shouldKeepAlive = false;
@@ -44,18 +50,23 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
     res.once("close", () => running.delete(res));
     if (!isSound(req)) return refuse(req, res, "bad_target");
     const raw = findRelay(req);
-    if (raw) void raw.relay.request(raw, res);
-    else void hono(req, res);
+    if (raw) return void raw.relay.request(raw, res);
+    if (AMBIGUOUS.test(req.url ?? "")) return refuse(req, res, "bad_target");
+    // Hono makes a URL of the Host, which nobody reads, and would refuse an odd one without an envelope.
+    req.headers.host = "localhost";
+    void hono(req, res);
   };
   const upgrade = async (req: IncomingMessage, socket: Duplex, head: Buffer) => {
+    upgraded.add(socket);
+    socket.once("close", () => upgraded.delete(socket));
+    socket.on("error", () => socket.destroy());
     const raw = isSound(req) && !stopping ? findRelay(req) : null;
     if (raw && req.headers.upgrade?.toLowerCase() === "websocket") return raw.relay.upgrade(raw, socket, head);
     // Anyone may offer an upgrade (`curl --http2`); one that is not taken is an ordinary request.
     const res = new ServerResponse(req);
-    socket.on("error", () => socket.destroy());
     res.assignSocket(socket as Socket);
     res.shouldKeepAlive = false;
-    res.once("finish", () => socket.end());
+    res.once("finish", () => hangUp(socket));
     const body = await readBehind(req, socket, head);
     if (body === null) return refuse(req, res, "too_large");
     request(Object.assign(req, { rawBody: body, complete: true }), res);
@@ -63,13 +74,19 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
   return {
     request,
     upgrade: (req, socket, head) => void upgrade(req, socket, head),
-    clientError: (error, socket) => answerUnparsable(error, socket, deps),
+    clientError: (error, socket) => {
+      const current = [...running].find((res) => res.socket === socket);
+      answerUnparsable(error, socket, current, deps);
+    },
     drain: async (server) => {
       stopping = true;
       for (const res of running) res.shouldKeepAlive = false;
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       const idle = setInterval(() => server.closeIdleConnections(), 50);
-      const deadline = setTimeout(() => server.closeAllConnections(), DRAIN_MS);
+      const deadline = setTimeout(() => {
+        server.closeAllConnections();
+        for (const socket of upgraded) socket.destroy();
+      }, DRAIN_MS);
       await closed;
       clearInterval(idle);
       clearTimeout(deadline);
@@ -80,10 +97,14 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
 
 /** Puts the listener on a server in place of whatever listened there. */
 export function attach(server: Server, listener: Listener): void {
-  for (const event of ["request", "upgrade", "clientError", "connect"]) server.removeAllListeners(event);
+  for (const event of ["request", "checkExpectation", "upgrade", "clientError", "connect"]) server.removeAllListeners(event);
   server.on("request", listener.request);
+  server.on("checkExpectation", listener.request);
   server.on("upgrade", listener.upgrade);
   server.on("clientError", listener.clientError);
+  server.on("connect", (_req, socket) => listener.clientError(new Error("CONNECT"), socket));
+  // Node would refuse a request without a Host by itself, and without an envelope.
+  Object.assign(server, { requireHostHeader: false });
   server.keepAliveTimeout = KEEP_ALIVE_MS;
   // An upload may take as long as it takes; headers may not (Node's 60 seconds).
   server.requestTimeout = 0;
@@ -107,21 +128,24 @@ function relayFinder(functions: readonly FunctionSpec[], deps: Deps): (req: Inco
   return (req) => {
     const { url = "/" } = req;
     for (const found of relays) {
-      if (url.startsWith(found.relay.prefix)) return { ...found, target: url, req, deps };
+      if (url.startsWith(found.relay.prefix)) return { relay: found.relay, target: url, req, deps };
       const below = `/${found.function}${found.relay.prefix}`;
-      if (url.startsWith(below)) return { ...found, target: url.slice(found.function.length + 1), req, deps };
+      if (url.startsWith(below)) return { relay: found.relay, target: url.slice(found.function.length + 1), req, deps };
     }
     return null;
   };
 }
 
-/** A target in origin form and one Host: anything else could mean another place to a reader behind us. */
-function isSound({ url = "", rawHeaders }: IncomingMessage): boolean {
-  if (!url.startsWith("/")) return false;
+/** What a URL parser takes for another path than the one received: dot segments, backslashes, a fragment. */
+const AMBIGUOUS = /^[^?]*(?:[\\#]|\/(?:\.|%2e){1,2}(?:[/?]|$))/i;
+
+/** HTTP/1, a target in origin form and one Host: anything else could mean another place to a reader behind us. */
+function isSound({ url = "", rawHeaders, httpVersionMajor, httpVersionMinor }: IncomingMessage): boolean {
+  if (!url.startsWith("/") || httpVersionMajor !== 1) return false;
   let hosts = 0;
   for (let i = 0; i < rawHeaders.length; i += 2)
     if (rawHeaders[i]?.length === 4 && rawHeaders[i]?.toLowerCase() === "host") hosts++;
-  return hosts <= 1;
+  return hosts === 1 || (hosts === 0 && httpVersionMinor === 0);
 }
 
 /** The body of a request whose connection Node has already handed over; null when it is too large or of unknown length. */
@@ -130,28 +154,38 @@ async function readBehind({ headers }: IncomingMessage, socket: Duplex, head: Bu
   if (headers["transfer-encoding"] !== undefined || length > UPGRADE_BODY) return null;
   const chunks = [head];
   let size = head.length;
-  while (size < length) {
-    const chunk = await new Promise<Buffer | null>((resolve) => {
-      socket.once("data", resolve);
-      socket.once("close", () => resolve(null));
+  if (size < length) {
+    await new Promise<void>((resolve) => {
+      socket.on("data", (chunk: Buffer) => {
+        if (size < length) chunks.push(chunk);
+        size += chunk.length;
+        if (size >= length) resolve();
+      });
+      // Half a request has no answer.
+      socket.once("end", () => size < length && socket.destroy());
+      socket.once("close", resolve);
     });
-    if (chunk === null) return null;
-    chunks.push(chunk);
-    size += chunk.length;
   }
   return Buffer.concat(chunks).subarray(0, length);
 }
 
 /** What Node's parser refused has no request; the answer is written by hand, and the connection ends. */
-function answerUnparsable(error: Error & { code?: string }, socket: Duplex, deps: Deps): void {
-  if (error.code === "ECONNRESET" || !socket.writable) {
+function answerUnparsable(
+  error: Error & { code?: string },
+  socket: Duplex,
+  current: ServerResponse | undefined,
+  deps: Deps,
+): void {
+  // Node tells it again with every piece that still arrives.
+  if (socket.writableEnded) return;
+  if (error.code === "ECONNRESET" || !socket.writable || (current?.headersSent && !current.req.complete)) {
     socket.destroy();
-    return;
+  } else if (current?.req.complete) {
+    if (!current.shouldKeepAlive) return;
+    // It came behind a whole request, which has its answer first.
+    current.shouldKeepAlive = false;
+    current.once("finish", () => hangUp(socket));
+  } else {
+    sendErrorByHand(socket, new ApiError(error.code === "HPE_HEADER_OVERFLOW" ? "header_too_large" : "bad_request"), deps);
   }
-  const refusal = new ApiError(error.code === "HPE_HEADER_OVERFLOW" ? "header_too_large" : "bad_request");
-  const body = JSON.stringify(refusal.envelope(deps.newId()));
-  socket.end(
-    `HTTP/1.1 ${refusal.status} Refused\r\ncontent-type: application/json\r\naccess-control-allow-origin: *\r\n` +
-      `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
-  );
 }

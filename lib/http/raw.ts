@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Duplex } from "node:stream";
 import type { Deps } from "../deps.ts";
 import { corsHeaders, SECURITY_HEADERS } from "./browser.ts";
 import type { ApiError } from "./error.ts";
@@ -17,4 +18,33 @@ export function sendError(req: IncomingMessage, res: ServerResponse, error: ApiE
     ...(!req.complete && { connection: "close" }),
   });
   res.end(req.method === "HEAD" ? undefined : body);
+}
+
+/** The same where there is no request to answer: the bytes of the answer, and the end of the connection. */
+export function sendErrorByHand(socket: Duplex, error: ApiError, deps: Deps): void {
+  const requestId = deps.newId();
+  deps.log({ severity: "INFO", message: `refused ${error.status}`, requestId, status: error.status, code: error.code });
+  const body = JSON.stringify(error.envelope(requestId));
+  const headers = {
+    ...SECURITY_HEADERS,
+    ...corsHeaders(undefined, deps.config.allowedOrigins),
+    "x-proxy-gpt-request-id": requestId,
+    "content-type": "application/json",
+    "content-length": Buffer.byteLength(body),
+    connection: "close",
+  };
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.write(`HTTP/1.1 ${error.status} Refused\r\n${lines.join("")}\r\n${body}`);
+  hangUp(socket);
+}
+
+/** How long what a client still sends is let run off: a connection that is closed over it is reset, and the answer lost. */
+const LINGER_MS = 1_000;
+
+/** Ends a connection that Node's server no longer ends by itself. */
+export function hangUp(socket: Duplex): void {
+  socket.end();
+  socket.resume();
+  const deadline = setTimeout(() => socket.destroy(), LINGER_MS).unref();
+  socket.once("close", () => clearTimeout(deadline));
 }

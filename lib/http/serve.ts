@@ -4,8 +4,9 @@ import { Hono } from "hono";
 import { clipText } from "../audit/clip.ts";
 import type { Deps } from "../deps.ts";
 import { describeError } from "../log.ts";
+import type { Subject } from "../repo/ledger.ts";
 import { storeError } from "../store/store.ts";
-import { corsHeaders, isPreflight, preflightHeaders, SECURITY_HEADERS } from "./browser.ts";
+import { corsHeaders, preflightHeaders, SECURITY_HEADERS } from "./browser.ts";
 import { sessionCookie } from "./credentials.ts";
 import { enter, refuseAnonymous, splitTarget } from "./door.ts";
 import { type AnyEndpoint, type FunctionSpec, isRelay, parseRoute, type Reply, writes } from "./endpoint.ts";
@@ -13,8 +14,9 @@ import { ApiError } from "./error.ts";
 import { bodyType, parseInput, readBody } from "./input.ts";
 import { probes } from "./probes.ts";
 
-type Route = { entry: AnyEndpoint; function: string };
-type Methods = ReadonlyMap<string, Route>;
+type Methods = ReadonlyMap<string, AnyEndpoint | null>;
+/** What a probe takes; it answers these itself. */
+const PROBE: Methods = new Map([["GET", null]]);
 
 /** The routes of functions, served together. Each path answers with its function's name in front, and, where one function stands alone, without. */
 export function createApp(functions: readonly FunctionSpec[], deps: Deps): Hono<{ Bindings: HttpBindings }> {
@@ -23,9 +25,12 @@ export function createApp(functions: readonly FunctionSpec[], deps: Deps): Hono<
     app.get(path, async (c) => withHeaders(await answer(deps), headersFor(c.env.incoming, deps.newId(), deps)));
   }
   for (const [path, methods] of routesOf(functions)) app.all(path, (c) => respond(c.env.incoming, methods, deps));
+  for (const path of probes(functions).keys()) app.all(path, (c) => respond(c.env.incoming, PROBE, deps));
   app.all("*", (c) => respond(c.env.incoming, new Map(), deps));
   return app;
 }
+
+type EventSoFar = { opened: boolean; userId: string | null; subject: Subject | null; requestBody: string | null };
 
 /** One request's whole life. */
 async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Promise<Response> {
@@ -33,17 +38,15 @@ async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Prom
   const startedMs = performance.now();
   const headers = headersFor(req, id, deps);
   const target = splitTarget(req.url ?? "/");
-  const event = { opened: false, userId: null as string | null, requestBody: null as string | null };
-  let route: Route | undefined;
+  const event: EventSoFar = { opened: false, userId: null, subject: null, requestBody: null };
+  let entry: AnyEndpoint | undefined;
   let status = 200;
   let body = "";
   let error: ApiError | null = null;
   try {
-    if (isPreflight(req.method, req.headers)) return preflight(req, methods, headers);
-    route = routeOf(methods, req.method);
-    const { entry } = route;
+    if (req.method === "OPTIONS") return options(req, methods, headers);
+    entry = endpointOf(methods, req.method);
     const door = {
-      function: route.function,
       endpoint: entry.name,
       access: entry.access,
       writes: writes(entry),
@@ -60,6 +63,7 @@ async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Prom
     const grant = await entry.access.admit(call, input);
     const concerns = (userId: string) => {
       event.userId = userId;
+      event.subject = { userId };
     };
     const reply = { concerns, sessionCookie: cookieSetter(headers, req, deps) };
     const result = await entry.run({ grant, input, call, deps, reply });
@@ -82,19 +86,18 @@ async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Prom
       userId: event.userId,
       errorCode: error?.code ?? null,
       requestBody: event.requestBody && keep(event.requestBody),
-      responseBody: route?.entry.audit === "bodies" ? keep(body) : null,
+      responseBody: entry?.audit === "bodies" ? keep(body) : null,
       model: null,
       usage: null,
       upstreamRequestId: null,
-      groupId: null,
-      chatId: null,
+      subject: event.subject,
     });
   }
   deps.log({
     severity: "INFO",
     message: `${req.method} ${target.path} ${status}`,
     requestId: id,
-    endpoint: route?.entry.name,
+    endpoint: entry?.name,
     userId: event.userId,
     status,
     ms: durationMs,
@@ -119,38 +122,39 @@ export function headersFor(req: IncomingMessage, id: string, deps: Deps): Header
   return new Headers({ ...SECURITY_HEADERS, ...cors, "x-proxy-gpt-request-id": id });
 }
 
-function routesOf(functions: readonly FunctionSpec[]): Map<string, Map<string, Route>> {
-  const routes = new Map<string, Map<string, Route>>();
-  const add = (path: string, method: string, route: Route) => {
-    const methods = routes.get(path) ?? new Map<string, Route>();
+function routesOf(functions: readonly FunctionSpec[]): Map<string, Map<string, AnyEndpoint>> {
+  const routes = new Map<string, Map<string, AnyEndpoint>>();
+  const add = (path: string, method: string, entry: AnyEndpoint) => {
+    const methods = routes.get(path) ?? new Map<string, AnyEndpoint>();
     if (methods.has(method)) throw new Error(`Two endpoints answer ${method} ${path}.`);
-    routes.set(path, methods.set(method, route));
+    routes.set(path, methods.set(method, entry));
   };
   for (const { name, endpoints } of functions) {
     for (const entry of endpoints) {
       if (isRelay(entry)) continue;
       const { methods, path } = parseRoute(entry.route);
       for (const method of methods) {
-        add(path, method, { entry, function: name });
-        if (functions.length === 1 && path.startsWith(`/${name}/`))
-          add(path.slice(name.length + 1), method, { entry, function: name });
+        add(path, method, entry);
+        if (functions.length === 1 && path.startsWith(`/${name}/`)) add(path.slice(name.length + 1), method, entry);
       }
     }
   }
   return routes;
 }
 
-function routeOf(methods: Methods, method = "GET"): Route {
-  const route = methods.get(method === "HEAD" ? "GET" : method);
-  if (route) return route;
+function endpointOf(methods: Methods, method = "GET"): AnyEndpoint {
+  const entry = methods.get(method === "HEAD" ? "GET" : method);
+  if (entry) return entry;
   if (methods.size === 0) throw new ApiError("not_found", { message: "There is no such path here." });
   throw new ApiError("method_not_allowed", { allow: allowed(methods).join(", ") });
 }
 
 const allowed = (methods: Methods): string[] => [...methods.keys(), ...(methods.has("GET") ? ["HEAD"] : []), "OPTIONS"];
 
-function preflight(req: IncomingMessage, methods: Methods, headers: Headers): Response {
+/** What may be asked here: a browser's preflight, and anyone's OPTIONS. */
+function options(req: IncomingMessage, methods: Methods, headers: Headers): Response {
   if (methods.size === 0) throw new ApiError("not_found", { message: "There is no such path here." });
+  headers.set("allow", allowed(methods).join(", "));
   for (const [name, value] of Object.entries(preflightHeaders(req.headers, allowed(methods)))) headers.set(name, value);
   return new Response(null, { status: 204, headers });
 }

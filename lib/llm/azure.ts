@@ -11,12 +11,12 @@ export const isAzure = (url: URL): boolean =>
   HOSTS.some((host) => url.hostname.endsWith(host)) || /\/openai\/deployments\/[^/]+/.test(url.pathname);
 
 /**
- * Azure's forms of an address: a resource (its `/openai/v1`), a deployment, or a whole operation of a deployment, each with or
+ * Azure's forms of an address: a resource (its `/openai/v1`), a deployment, or a whole operation of either, each with or
  * without `api-version`. The key travels as `api-key`.
  */
 export function azureRoute(url: URL): UpstreamRoute {
   const [, prefix = "", deployment] =
-    /^(.*?)(?:\/openai\/deployments\/([^/]+).*|\/openai(?:\/v1)?\/*|\/*)$/.exec(url.pathname) ?? [];
+    /^(.*?)(?:\/openai\/deployments\/([^/]+).*|\/openai(?:\/.*)?|\/*)$/.exec(url.pathname) ?? [];
   const version = url.searchParams.get("api-version");
   const target = (v1Target: string): string => {
     const operation = v1Target.slice("/v1/".length);

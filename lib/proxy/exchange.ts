@@ -186,8 +186,7 @@ export class Exchange implements Dispatcher.DispatchHandler {
       errorCode,
       requestBody: account.body,
       responseBody: this.#tap?.text(bodyBytes) ?? null,
-      groupId: null,
-      chatId: null,
+      subject: null,
     };
   }
 }

@@ -25,13 +25,22 @@ const NOT_SENT = new Set([
   "x-forwarded-for",
   "x-forwarded-host",
   "x-forwarded-port",
+  "x-forwarded-prefix",
   "x-forwarded-proto",
   "x-forwarded-server",
+  "x-forwarded-ssl",
   "x-real-ip",
   "x-client-ip",
   "cf-connecting-ip",
   "true-client-ip",
   "x-cloud-trace-context",
+  "x-serverless-authorization",
+  "x-goog-iap-jwt-assertion",
+  "x-appengine-user-ip",
+  "x-appengine-country",
+  "x-appengine-region",
+  "x-appengine-city",
+  "x-appengine-citylatlong",
   "openai-organization",
   "openai-project",
 ]);
@@ -53,15 +62,18 @@ export function requestHeaders(rawHeaders: readonly string[], connection: string
 /** The headers that come back, names and values in turn, as they were received, after those of ours. */
 export function responseHeaders(rawHeaders: readonly Buffer[], ours: readonly string[]): string[] {
   const kept = [...ours];
-  let named: ReadonlySet<string> | null = null;
+  let named: Set<string> | null = null;
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const name = (rawHeaders[i] as Buffer).toString("latin1");
     const lower = name.toLowerCase();
     const value = (rawHeaders[i + 1] as Buffer).toString("latin1");
-    if (lower === "connection" && !/^(keep-alive|close)$/i.test(value)) named = tokens(value);
+    if (lower === "connection" && !/^(keep-alive|close)$/i.test(value)) named = tokens(value, named);
     if (!NOT_RETURNED.has(lower) && !lower.startsWith("access-control-")) kept.push(name, value);
   }
-  return named === null ? kept : kept.filter((_, i) => !named.has((kept[i - (i % 2)] as string).toLowerCase()));
+  if (named === null) return kept;
+  const hop = named;
+  return kept.filter((_, i) => i < ours.length || !hop.has((kept[i - (i % 2)] as string).toLowerCase()));
 }
 
-const tokens = (list: string): ReadonlySet<string> => new Set(list.split(",").map((name) => name.trim().toLowerCase()));
+const tokens = (list: string, before: Iterable<string> | null = null): Set<string> =>
+  new Set([...(before ?? []), ...list.split(",").map((name) => name.trim().toLowerCase())]);

@@ -29,6 +29,7 @@ export function provenTarget(target: string): string {
 
 /** A path as every reader could take it: as it is, and decoded until it no longer changes. */
 function decodings(text: string): string[] {
+  if (/%(?![0-9a-fA-F]{2})/.test(text)) throw new ApiError("bad_target");
   const forms = [text];
   for (let form = text; forms.length <= MAX_DECODING; ) {
     const next = decodeOnce(form);
@@ -39,10 +40,6 @@ function decodings(text: string): string[] {
   throw new ApiError("bad_target");
 }
 
-/** Bytes above ASCII are nobody's separator and stay; an escape that is none is refused. */
-function decodeOnce(text: string): string {
-  return text.replace(/%(.{0,2})/gs, (_, digits: string) => {
-    if (!/^[0-9a-fA-F]{2}$/.test(digits)) throw new ApiError("bad_target");
-    return String.fromCharCode(Number.parseInt(digits, 16));
-  });
-}
+/** Bytes above ASCII are nobody's separator and stay, and so does a `%` that was itself escaped (`100%25`). */
+const decodeOnce = (text: string): string =>
+  text.replace(/%([0-9a-fA-F]{2})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 16)));

@@ -2,10 +2,10 @@ import { ApiError } from "../http/error.ts";
 
 export type ProxyPolicy = { policy: "open" | "strict"; deny: readonly string[] };
 
-/** What would hand out credentials of the shared account, or manage it. */
+/** Whatever begins like this manages the shared account. */
+const ORGANIZATION = "/v1/organization";
+/** What would hand out credentials of the shared account. */
 const NEVER = [
-  "/v1/organization",
-  "/v1/organizations",
   "/v1/projects",
   "/v1/realtime/client_secrets",
   "/v1/realtime/sessions",
@@ -36,7 +36,7 @@ export function createPolicy({ policy, deny }: ProxyPolicy): (method: string, ta
   const denied = [...NEVER, ...deny.map(canonical)];
   return (method, target) => {
     const path = canonical(target);
-    if (denied.some((prefix) => isBelow(path, prefix))) throw new ApiError("path_denied");
+    if (path.startsWith(ORGANIZATION) || denied.some((prefix) => isBelow(path, prefix))) throw new ApiError("path_denied");
     if (policy === "open") return;
     const listed = STATELESS.some(
       ([verb, prefix]) => (verb === method || (verb === "GET" && method === "HEAD")) && isServed(path, prefix),
@@ -47,7 +47,7 @@ export function createPolicy({ policy, deny }: ProxyPolicy): (method: string, ta
 }
 
 const isBelow = (path: string, prefix: string) =>
-  path === prefix || path.startsWith(prefix.endsWith("/") ? prefix : `${prefix}/`);
+  path.startsWith(prefix) && (path.length === prefix.length || path[prefix.length] === "/" || prefix === "/");
 /** Only models have something below them that strict serves: `/v1/models/ID`. */
 const isServed = (path: string, prefix: string) =>
   path === prefix || (prefix === "/v1/models" && /^\/v1\/models\/[^/]+$/.test(path));

@@ -8,7 +8,12 @@ const USAGE = Buffer.from('"usage"');
 const DATA = Buffer.from("data:");
 /** A usage object of today has some 500 bytes. */
 const MAX_USAGE = 4_096;
-const DECODERS = { gzip: createGunzip, "x-gzip": createGunzip, deflate: createInflate, br: createBrotliDecompress } as const;
+const DECODERS = new Map<string, () => unknown>([
+  ["gzip", createGunzip],
+  ["x-gzip", createGunzip],
+  ["deflate", createInflate],
+  ["br", createBrotliDecompress],
+]);
 
 /**
  * Reads a copy of an answer's bytes: the usage it reports, how many events it streamed, and its beginning for the audit log.
@@ -29,7 +34,7 @@ export class Tap {
     this.#contentType = contentType;
     this.#keepBytes = isText(contentType) ? keepBytes : 0;
     if (encoding === "" || encoding === "identity") return;
-    const create = DECODERS[encoding as keyof typeof DECODERS];
+    const create = DECODERS.get(encoding);
     if (create && isText(contentType)) this.#startDecoder(create() as ReturnType<typeof createGunzip>);
     else this.#unread = true;
   }

@@ -180,8 +180,7 @@ function outcome({ deps, startedAt, caller }: Call, target: string, result: Exch
     errorCode: result.errorCode,
     requestBody: null,
     responseBody: null,
-    groupId: null,
-    chatId: null,
+    subject: null,
   };
 }
 

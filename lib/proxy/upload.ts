@@ -33,6 +33,8 @@ export class Upload {
 
   /** The body for the upstream: null when there is none. Call once. */
   body(): Buffer | AsyncIterable<Uint8Array> | null {
+    // A stream without a listener flows on into nothing, and the upstream may take its time to ask for the rest.
+    if (!this.#ended) this.#req.pause();
     this.#req.off("data", this.#onData);
     this.#req.off("end", this.#onEnd);
     const chunks = this.#chunks;
@@ -51,7 +53,6 @@ export class Upload {
   }
 
   async *#rest(chunks: Buffer[]): AsyncGenerator<Buffer> {
-    this.#req.pause();
     yield* chunks;
     for await (const chunk of this.#req as AsyncIterable<Buffer>) {
       this.#keep(chunk);

@@ -66,7 +66,6 @@ export function admitTarget({ req, target }: RawRequest): string {
 export async function admit(raw: RawRequest, target: string, id: string, alwaysWrites = false): Promise<Call> {
   const { req, deps, relay } = raw;
   const door = {
-    function: raw.function,
     endpoint: relay.name,
     access: relay.access,
     writes: alwaysWrites || !SAFE.has(req.method ?? "GET"),
@@ -105,7 +104,6 @@ async function closeRefused({ call, opened }: Entered, error: ApiError): Promise
     errorCode: error.code,
     requestBody: null,
     responseBody: null,
-    groupId: null,
-    chatId: null,
+    subject: null,
   });
 }

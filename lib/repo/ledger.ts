@@ -5,7 +5,6 @@ import type { Statement, Store } from "../store/store.ts";
 export type Opening = {
   id: string;
   startedAt: Date;
-  function: string;
   endpoint: string;
   method: string;
   path: string;
@@ -22,11 +21,14 @@ export type Caller = {
   lastUsedAt: Date;
 };
 export type Usage = { promptTokens: number; completionTokens: number; estimated: boolean };
+/** What an event turns out to be about, where that is not what it was opened with. */
+export type Subject = { userId?: string; groupId?: string; chatId?: string };
 /** How a request ended. */
 export type Outcome = {
   endedAt: Date;
   status: number;
   durationMs: number;
+  /** Whose tokens were used. */
   userId: string | null;
   model: string | null;
   usage: Usage | null;
@@ -34,50 +36,37 @@ export type Outcome = {
   errorCode: string | null;
   requestBody: string | null;
   responseBody: string | null;
-  groupId: string | null;
-  chatId: string | null;
+  subject: Subject | null;
 };
 
-type Keyed = { opening: Opening; hash: string };
-type Closing = { id: string; outcome: Outcome };
-/** The compiled texts of a store's statements, by name and number of rows. */
-const texts = new WeakMap<Store, Map<string, string>>();
+/** A request to open an event for, and the SHA-256 of its token. */
+export type Keyed = { opening: Opening; hash: string };
+export type Closing = { id: string; outcome: Outcome };
+/** A column whose type a list of values takes. */
+type Typed = { getSQLType(): string };
+type Build = (store: Store, rows: number) => SQL;
+
+/** Groups are filled up with rows of nulls, which match nothing, to one of these sizes, so that few texts are ever compiled. */
+const SIZES = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
+/** The compiled texts of a store's statements, by what builds them and their number of rows. */
+const texts = new WeakMap<Store, Map<Build, string[]>>();
 
 /**
- * Opens an event for each request whose token is valid, counts it in `usage`, and answers whose token it is, in one
- * transaction. A token that is unknown, expired or of a disabled user has no event and answers null. Safe to repeat.
+ * Opens events and completes others, in one transaction, and answers whose token each opening's is.
+ *
+ * An event is opened where the token is valid; one that is unknown, expired or of a disabled user writes nothing and answers
+ * null. Openings and tokens used are counted in `usage`. Safe to repeat: the transaction is all or nothing, so one event
+ * stands for all that were counted with it.
  */
-export async function openAll(store: Store, requests: readonly Keyed[]): Promise<(Caller | null)[]> {
-  const { events, sessions, users } = store;
-  const startedAt = (at: Date) => events.startedAt.mapToDriverValue(at);
-  const [, rows = []] = await store.run([
-    statement(
-      store,
-      "count",
-      requests.map(({ opening: o, hash }) => [o.id, hash, startedAt(o.startedAt), o.startedAt.toISOString().slice(0, 10)]),
-      countText,
-    ),
-    statement(
-      store,
-      "open",
-      requests.map(({ opening: o, hash }) => {
-        return [o.id, hash, startedAt(o.startedAt), o.function, o.endpoint, o.method, o.path, o.query, o.address];
-      }),
-      openText,
-    ),
-  ]);
-  const callers = new Map<string, Caller>();
-  for (const [id, userId, sessionId, username, admin, kind, lastUsedAt] of rows) {
-    callers.set(String(id), {
-      userId: String(userId),
-      sessionId: String(sessionId),
-      username: String(username),
-      admin: users.admin.mapFromDriverValue(admin as never) as boolean,
-      kind: kind as Caller["kind"],
-      lastUsedAt: sessions.lastUsedAt.mapFromDriverValue(lastUsedAt as never) as Date,
-    });
-  }
-  return requests.map(({ opening }) => callers.get(opening.id) ?? null);
+export async function write(
+  store: Store,
+  openings: readonly Keyed[],
+  closings: readonly Closing[],
+): Promise<(Caller | null)[]> {
+  const opening = openings.length > 0 ? openingStatements(store, openings) : [];
+  const results = await store.run([...opening, ...closingStatements(store, closings)]);
+  const callers = new Map((results[opening.length - 1] ?? []).map((row) => [String(row[0]), callerOf(store, row)]));
+  return openings.map(({ hash }) => callers.get(hash) ?? null);
 }
 
 /** Opens an event for a request that nobody signed: a sign-in, or one that is about to be refused. */
@@ -85,150 +74,183 @@ export async function openAnonymous({ db, events }: Store, opening: Opening): Pr
   await db.insert(events).values(opening).onConflictDoNothing();
 }
 
-/** Completes events and adds their tokens to `usage`, in one transaction. Safe to repeat. */
-export async function closeAll(store: Store, closings: readonly Closing[]): Promise<void> {
-  const endedAt = (at: Date) => store.events.endedAt.mapToDriverValue(at);
-  const estimated = (flag: boolean | null) => (flag === null ? null : store.events.tokensEstimated.mapToDriverValue(flag));
-  const counted = closings.filter(({ outcome }) => outcome.usage && outcome.userId);
-  const complete = statement(
-    store,
-    "close",
-    closings.map(({ id, outcome: o }) => [
+/** The last of them answers the callers. */
+function openingStatements(store: Store, openings: readonly Keyed[]): Statement[] {
+  const { events, sessions } = store;
+  const tokens = new Map<string, { count: number; id: string; day: string }>();
+  const rows: unknown[] = [];
+  let latest = new Date(0);
+  for (const { opening: o, hash } of openings) {
+    if (o.startedAt > latest) latest = o.startedAt;
+    const token = tokens.get(hash);
+    if (token) token.count++;
+    else tokens.set(hash, { count: 1, id: o.id, day: dayOf(o.startedAt) });
+    rows.push(o.id, hash, events.startedAt.mapToDriverValue(o.startedAt), o.endpoint, o.method, o.path, o.query, o.address);
+  }
+  const now = sessions.expiresAt.mapToDriverValue(latest);
+  const counted = [...tokens].flatMap(([hash, { count, id, day }]) => [hash, id, day, count]);
+  return [
+    statement(store, countText, tokens.size, counted, now),
+    statement(store, openText, openings.length, rows, now),
+    statement(store, callersText, tokens.size, [...tokens.keys()], now),
+  ];
+}
+
+function closingStatements(store: Store, closings: readonly Closing[]): Statement[] {
+  if (closings.length === 0) return [];
+  const { outcomes } = store;
+  const used = new Map<string, { userId: string; day: string; prompt: number; completion: number; id: string }>();
+  const subjects: unknown[] = [];
+  const rows: unknown[] = [];
+  for (const { id, outcome: o } of closings) {
+    const { usage, userId, subject } = o;
+    if (usage && userId) {
+      const day = dayOf(o.endedAt);
+      const sum = used.get(userId + day) ?? { userId, day, prompt: 0, completion: 0, id };
+      sum.prompt += usage.promptTokens;
+      sum.completion += usage.completionTokens;
+      used.set(userId + day, sum);
+    }
+    if (subject) subjects.push(id, subject.userId ?? null, subject.groupId ?? null, subject.chatId ?? null);
+    rows.push(
       id,
-      endedAt(o.endedAt),
+      outcomes.endedAt.mapToDriverValue(o.endedAt),
       o.status,
       o.durationMs,
-      o.userId,
       o.model,
-      o.usage?.promptTokens ?? null,
-      o.usage?.completionTokens ?? null,
-      estimated(o.usage?.estimated ?? null),
+      usage ? usage.promptTokens : null,
+      usage ? usage.completionTokens : null,
+      usage ? outcomes.tokensEstimated.mapToDriverValue(usage.estimated) : null,
       o.upstreamRequestId,
       o.errorCode,
       o.requestBody,
       o.responseBody,
-      o.groupId,
-      o.chatId,
-    ]),
-    closeText,
-  );
-  if (counted.length === 0) {
-    await store.run([complete]);
-    return;
+    );
   }
-  const tokens = counted.map(({ id, outcome: o }) => [
-    id,
-    o.userId,
-    o.endedAt.toISOString().slice(0, 10),
-    o.usage?.promptTokens ?? 0,
-    o.usage?.completionTokens ?? 0,
-  ]);
-  await store.run([statement(store, "tokens", tokens, tokensText), complete]);
+  // Keys in order: two groups that lock the same users never wait for each other.
+  const sums = [...used.values()].sort((a, b) => (a.userId < b.userId ? -1 : 1));
+  const usage = sums.flatMap(({ id, userId, day, prompt, completion }) => [id, userId, day, prompt, completion]);
+  return [
+    ...(sums.length > 0 ? [statement(store, usageText, sums.length, usage)] : []),
+    ...(subjects.length > 0 ? [statement(store, subjectText, subjects.length / 4, subjects)] : []),
+    statement(store, closeText, closings.length, rows),
+  ];
 }
 
-// Only a row that is new counts, and in the order of its key: two groups that lock the same users never wait for each other.
-function countText({ usage, sessions, users, events }: Store, rows: number): SQL {
-  const given = values("v", rows, { id: events.id, hash: sessions.hash, now: events.startedAt, day: usage.day });
-  return sql`with ${given} insert into ${usage} (user_id, day, requests, prompt_tokens, completion_tokens)
-    select s.user_id, v.day, count(*), 0, 0 from v ${validSession(sessions, users)}
+function callerOf({ users, sessions }: Store, row: unknown[]): Caller {
+  const [, sessionId, userId, kind, lastUsedAt, username, admin] = row;
+  return {
+    sessionId: String(sessionId),
+    userId: String(userId),
+    kind: kind as Caller["kind"],
+    lastUsedAt: sessions.lastUsedAt.mapFromDriverValue(lastUsedAt as never) as Date,
+    username: String(username),
+    admin: users.admin.mapFromDriverValue(admin as never) as boolean,
+  };
+}
+
+let today = { number: Number.NaN, text: "" };
+/** The UTC day of an instant, `2026-11-21`. */
+function dayOf(at: Date): string {
+  const number = Math.floor(at.getTime() / 86_400_000);
+  if (number !== today.number) today = { number, text: at.toISOString().slice(0, 10) };
+  return today.text;
+}
+
+const value = sql.placeholder("value");
+
+/** The valid session of a token `v.hash`, and its user. The instant is the statement's last parameter. */
+const validSession = ({ sessions, users }: Store) =>
+  sql`join ${sessions} s on s.hash = v.hash and s.expires_at > ${value} join ${users} u on u.id = s.user_id and u.disabled_at is null`;
+
+function countText(store: Store, rows: number): SQL {
+  const { usage, events, sessions } = store;
+  const v = values(rows, { hash: sessions.hash, id: events.id, day: usage.day, requests: usage.requests });
+  return sql`with ${v} insert into ${usage} (user_id, day, requests, prompt_tokens, completion_tokens)
+    select s.user_id, v.day, sum(v.requests), 0, 0 from v ${validSession(store)}
     where not exists (select 1 from ${events} e where e.id = v.id) group by s.user_id, v.day order by s.user_id
     on conflict (user_id, day) do update set requests = ${usage}.requests + excluded.requests`;
 }
 
-function openText({ events, sessions, users }: Store, rows: number): SQL {
-  const given = values("v", rows, {
-    id: events.id,
-    hash: sessions.hash,
-    now: events.startedAt,
-    function: events.function,
-    endpoint: events.endpoint,
-    method: events.method,
-    path: events.path,
-    query: events.query,
-    address: events.address,
-  });
-  const session = (column: string) => sql`(select s.${sql.raw(column)} from ${sessions} s where s.id = ${events}.session_id)`;
-  const user = (column: string) => sql`(select u.${sql.raw(column)} from ${users} u where u.id = ${events}.user_id)`;
-  return sql`with ${given} insert into ${events}
-    (id, started_at, user_id, session_id, function, endpoint, method, path, query, address)
-    select v.id, v.now, s.user_id, s.id, v.function, v.endpoint, v.method, v.path, v.query, v.address
-    from v ${validSession(sessions, users)} where true
-    on conflict (id) do update set id = excluded.id
-    returning id, user_id, session_id, ${user("username")}, ${user("admin")}, ${session("kind")}, ${session("last_used_at")}`;
+function openText(store: Store, rows: number): SQL {
+  const { events: e, sessions } = store;
+  const { id, startedAt, endpoint, method, path, query, address } = e;
+  const v = values(rows, { id, hash: sessions.hash, started_at: startedAt, endpoint, method, path, query, address });
+  return sql`with ${v} insert into ${e} (id, started_at, user_id, session_id, endpoint, method, path, query, address)
+    select v.id, v.started_at, s.user_id, s.id, v.endpoint, v.method, v.path, v.query, v.address
+    from v ${validSession(store)} where true on conflict (id) do nothing`;
 }
 
-function closeText({ events }: Store, rows: number): SQL {
-  const given = values("v", rows, {
-    id: events.id,
-    ended_at: events.endedAt,
-    status: events.status,
-    duration_ms: events.durationMs,
-    user_id: events.userId,
-    model: events.model,
-    prompt_tokens: events.promptTokens,
-    completion_tokens: events.completionTokens,
-    tokens_estimated: events.tokensEstimated,
-    upstream_request_id: events.upstreamRequestId,
-    error_code: events.errorCode,
-    request_body: events.requestBody,
-    response_body: events.responseBody,
-    group_id: events.groupId,
-    chat_id: events.chatId,
-  });
-  return sql`with ${given} update ${events} set ended_at = v.ended_at, status = v.status, duration_ms = v.duration_ms,
-    user_id = coalesce(${events}.user_id, v.user_id), model = v.model, prompt_tokens = v.prompt_tokens,
-    completion_tokens = v.completion_tokens, tokens_estimated = v.tokens_estimated,
-    upstream_request_id = v.upstream_request_id, error_code = v.error_code, request_body = v.request_body,
-    response_body = v.response_body, group_id = v.group_id, chat_id = v.chat_id
-    from v where ${events}.id = v.id and ${events}.ended_at is null`;
+function callersText(store: Store, rows: number): SQL {
+  return sql`with ${values(rows, { hash: store.sessions.hash })}
+    select v.hash, s.id, s.user_id, s.kind, s.last_used_at, u.username, u.admin from v ${validSession(store)}`;
 }
 
-function tokensText({ usage, events }: Store, rows: number): SQL {
-  const given = values("v", rows, {
-    id: events.id,
-    user_id: usage.userId,
-    day: usage.day,
-    prompt_tokens: usage.promptTokens,
-    completion_tokens: usage.completionTokens,
+function closeText(store: Store, rows: number): SQL {
+  const { outcomes: o } = store;
+  const v = values(rows, {
+    event_id: o.eventId,
+    ended_at: o.endedAt,
+    status: o.status,
+    duration_ms: o.durationMs,
+    model: o.model,
+    prompt_tokens: o.promptTokens,
+    completion_tokens: o.completionTokens,
+    tokens_estimated: o.tokensEstimated,
+    upstream_request_id: o.upstreamRequestId,
+    error_code: o.errorCode,
+    request_body: o.requestBody,
+    response_body: o.responseBody,
   });
-  return sql`with ${given} insert into ${usage} (user_id, day, requests, prompt_tokens, completion_tokens)
-    select v.user_id, v.day, 0, sum(v.prompt_tokens), sum(v.completion_tokens) from v
-    join ${events} e on e.id = v.id and e.ended_at is null where true group by v.user_id, v.day order by v.user_id
+  return sql`with ${v} insert into ${o} (event_id, ended_at, status, duration_ms, model, prompt_tokens, completion_tokens,
+    tokens_estimated, upstream_request_id, error_code, request_body, response_body)
+    select * from v where v.event_id is not null on conflict (event_id) do nothing`;
+}
+
+function subjectText({ events: e }: Store, rows: number): SQL {
+  const v = values(rows, { id: e.id, user_id: e.userId, group_id: e.groupId, chat_id: e.chatId });
+  return sql`with ${v} update ${e} set user_id = coalesce(v.user_id, ${e}.user_id), group_id = v.group_id, chat_id = v.chat_id
+    from v where ${e}.id = v.id`;
+}
+
+function usageText({ usage, outcomes }: Store, rows: number): SQL {
+  const { userId, day, promptTokens, completionTokens } = usage;
+  const columns = { user_id: userId, day, prompt_tokens: promptTokens, completion_tokens: completionTokens };
+  const v = values(rows, { event_id: outcomes.eventId, ...columns });
+  return sql`with ${v} insert into ${usage} (user_id, day, requests, prompt_tokens, completion_tokens)
+    select v.user_id, v.day, 0, v.prompt_tokens, v.completion_tokens from v
+    where v.event_id is not null and not exists (select 1 from ${outcomes} o where o.event_id = v.event_id) order by v.user_id
     on conflict (user_id, day) do update set
     prompt_tokens = ${usage}.prompt_tokens + excluded.prompt_tokens,
     completion_tokens = ${usage}.completion_tokens + excluded.completion_tokens`;
 }
 
-const validSession = (sessions: Store["sessions"], users: Store["users"]) =>
-  sql`join ${sessions} s on s.hash = v.hash and s.expires_at > v.now
-    join ${users} u on u.id = s.user_id and u.disabled_at is null`;
-
-/** `name (columns) as (values …)`. The first row's casts give Postgres the types; the columns' own types are used. */
-function values(name: string, rows: number, columns: Record<string, { getSQLType(): string }>): SQL {
+/** `v (columns) as (values …)`. The first row's casts give Postgres the types of the columns named. */
+function values(rows: number, columns: Record<string, Typed>): SQL {
   const types = Object.values(columns);
-  const slot = sql.placeholder("value");
   const first = sql.join(
-    types.map((column) => sql`cast(${slot} as ${sql.raw(column.getSQLType())})`),
+    types.map((column) => sql`cast(${value} as ${sql.raw(column.getSQLType())})`),
     sql`, `,
   );
   const other = sql`(${sql.join(
-    types.map(() => sql`${slot}`),
+    types.map(() => sql`${value}`),
     sql`, `,
   )})`;
   const list = sql.join([sql`(${first})`, ...Array.from({ length: rows - 1 }, () => other)], sql`, `);
-  return sql`${sql.raw(name)} (${sql.raw(Object.keys(columns).join(", "))}) as (values ${list})`;
+  return sql`v (${sql.raw(Object.keys(columns).join(", "))}) as (values ${list})`;
 }
 
-function statement(
-  store: Store,
-  name: string,
-  rows: readonly (readonly unknown[])[],
-  build: (store: Store, rows: number) => SQL,
-): Statement {
-  const known = texts.get(store) ?? new Map<string, string>();
+/** A statement over `count` rows, given as one flat list, and one value behind them where the text asks for it. */
+function statement(store: Store, build: Build, count: number, rows: unknown[], ...behind: unknown[]): Statement {
+  const size = SIZES.find((it) => it >= count) ?? count;
+  const missing = (rows.length / count) * (size - count);
+  for (let i = 0; i < missing; i++) rows.push(null);
+  rows.push(...behind);
+
+  const known = texts.get(store) ?? new Map<Build, string[]>();
   texts.set(store, known);
-  const key = `${name}${rows.length}`;
-  const text = known.get(key) ?? store.compile(build(store, rows.length));
-  known.set(key, text);
-  return { sql: text, params: rows.flat() };
+  const bySize = known.get(build) ?? [];
+  known.set(build, bySize);
+  bySize[size] ??= store.compile(build(store, size));
+  return { sql: bySize[size], params: rows };
 }

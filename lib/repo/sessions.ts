@@ -42,6 +42,16 @@ export async function findForUser(store: Store, id: string, userId: string): Pro
   return found ?? null;
 }
 
+/** The user's sign-ins and API keys that have not expired, newest first. */
+export async function listAll(store: Store, userId: string, now: Date): Promise<SessionView[]> {
+  const { db, sessions } = store;
+  return db
+    .select(columns(store))
+    .from(sessions)
+    .where(and(eq(sessions.userId, userId), gt(sessions.expiresAt, now)))
+    .orderBy(sql`${sessions.createdAt} desc, ${sessions.id} desc`);
+}
+
 /** The user's API keys that have not expired, newest first. */
 export async function listKeys(store: Store, userId: string, now: Date): Promise<SessionView[]> {
   const { db, sessions } = store;

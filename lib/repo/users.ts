@@ -1,4 +1,4 @@
-import { and, asc, eq, gt, sql } from "drizzle-orm";
+import { and, asc, eq, gt, inArray, isNotNull, or, sql } from "drizzle-orm";
 import { type Store, storeError } from "../store/store.ts";
 
 export type UserView = Omit<Store["users"]["$inferSelect"], "passwordHash">;
@@ -64,6 +64,17 @@ export async function list(store: Store, after = "", limit = 100): Promise<UserV
   return db.select(columns(store)).from(users).where(gt(users.username, after)).orderBy(asc(users.username)).limit(limit);
 }
 
+/** The usernames of ids, by id. */
+export async function usernamesOf({ db, users }: Store, ids: readonly string[]): Promise<Map<string, string>> {
+  if (ids.length === 0) return new Map();
+  const { id, username } = users;
+  const rows = await db
+    .select({ id, username })
+    .from(users)
+    .where(inArray(id, [...ids]));
+  return new Map(rows.map((row) => [row.id, row.username]));
+}
+
 /** Changes a user and answers the record; null when there is none, "taken" when the new username is another's. */
 export async function update(
   store: Store,
@@ -83,6 +94,18 @@ export async function update(
     if (storeError(error)?.conflict) return "taken";
     throw error;
   }
+}
+
+/** Makes an admin a user like others; null, and nothing changes, when no other admin could sign in and `evenLast` is false. */
+export async function revokeAdmin(store: Store, id: string, at: Date, evenLast: boolean): Promise<UserView | null> {
+  const { db, users } = store;
+  const another = sql`exists (select 1 from ${users} o where o.id <> ${id} and o.admin and o.disabled_at is null)`;
+  const [changed] = await db
+    .update(users)
+    .set({ admin: false, updatedAt: at })
+    .where(and(eq(users.id, id), evenLast ? undefined : or(another, isNotNull(users.disabledAt), eq(users.admin, false))))
+    .returning(columns(store));
+  return changed ?? null;
 }
 
 /** The statement that replaces a password. For use in `atomic`. */

@@ -36,13 +36,14 @@ export async function migrate({ folder, transaction, parameter }: Migrations): P
   return added;
 }
 
-/** Two processes that create the table at once can collide in Postgres' catalog (23505); by then it is there. */
+/** Two processes that create the table at once can collide in Postgres' catalog; the second time it is there. */
 async function createLedger(transaction: Migrations["transaction"]) {
-  try {
-    await transaction([{ sql: "create table if not exists migrations (name text primary key not null)", params: [] }]);
-  } catch (error) {
-    if (!(error instanceof StoreError && error.conflict)) throw error;
-  }
+  const create = () =>
+    transaction([{ sql: "create table if not exists migrations (name text primary key not null)", params: [] }]);
+  await create().catch((error) => {
+    if (!(error instanceof StoreError && error.permanent)) throw error;
+    return create();
+  });
 }
 
 async function names(folder: string): Promise<string[]> {

@@ -5,7 +5,7 @@ import { PgDialect } from "drizzle-orm/pg-core";
 import { request } from "undici";
 import * as tables from "../../schema/postgres.ts";
 import { migrate } from "./migrate.ts";
-import { type Db, type Statement, type Store, StoreError } from "./store.ts";
+import { type Db, orStoreError, type Statement, type Store } from "./store.ts";
 import { temporalAsText } from "./types.ts";
 
 const types = temporalAsText(neonTypes);
@@ -23,19 +23,15 @@ export function openNeon(url: string, endpoint?: string): Store {
   const dialect = new PgDialect();
 
   const transaction = async (statements: readonly Statement[]): Promise<unknown[][][]> => {
-    try {
-      const queries = statements.map(({ sql: text, params }) => sql.query(text, params as unknown[], { types }));
-      const results = queries.length === 1 ? [await queries[0]] : await sql.transaction(queries);
-      return results.map((result) => result?.rows ?? []);
-    } catch (error) {
-      throw new StoreError(error);
-    }
+    const queries = statements.map(({ sql: text, params }) => sql.query(text, params as unknown[], { types }));
+    const results = await orStoreError(queries.length === 1 ? Promise.all(queries) : sql.transaction(queries));
+    return results.map((result) => result.rows);
   };
 
   return {
     ...(tables as unknown as Store),
     db: db as unknown as Db,
-    atomic: ((build: (q: Db) => never) => db.batch(build(db as unknown as Db))) as unknown as Store["atomic"],
+    atomic: ((build: (q: Db) => never) => orStoreError(db.batch(build(db as unknown as Db)))) as unknown as Store["atomic"],
     compile: (statement: SQL) => dialect.sqlToQuery(statement).sql,
     run: transaction,
     migrate: () =>

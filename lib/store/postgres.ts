@@ -4,10 +4,12 @@ import { PgDialect } from "drizzle-orm/pg-core";
 import pg from "pg";
 import * as tables from "../../schema/postgres.ts";
 import { migrate } from "./migrate.ts";
-import { type Db, type Statement, type Store, StoreError } from "./store.ts";
+import { type Db, orStoreError, type Statement, type Store } from "./store.ts";
 import { temporalAsText } from "./types.ts";
 
 const types = temporalAsText(pg.types);
+/** Longer than any statement of the hot path takes; a server that is silent for so long is as good as gone. */
+const HOT_TIMEOUT_MS = 5_000;
 
 /** Postgres over TCP. A transaction is sent whole, without waiting for the answer to each of its statements. */
 export function openPostgres(url: string): Store {
@@ -28,43 +30,46 @@ export function openPostgres(url: string): Store {
     names.set(sql, name);
     return name;
   };
-  const transaction = async (statements: readonly Statement[], prepare: boolean): Promise<unknown[][][]> => {
-    const client = await pool.connect().catch((error) => {
-      throw new StoreError(error);
-    });
+  /** Lends a connection. One on which anything failed is not given back: what state it is in is not worth a question. */
+  const onConnection = async <T>(work: (client: pg.PoolClient) => Promise<T>): Promise<T> => {
+    const client = await orStoreError(pool.connect());
     let broken = true;
     try {
+      const result = await orStoreError(work(client));
+      broken = false;
+      return result;
+    } finally {
+      client.release(broken);
+    }
+  };
+  const transaction = (statements: readonly Statement[], prepare: boolean): Promise<unknown[][][]> =>
+    onConnection(async (client) => {
       const query = ({ sql, params }: Statement) =>
-        client.query({
+        client.query<unknown[]>({
           text: sql,
           values: params as unknown[],
           rowMode: "array",
           types,
-          ...(prepare && { name: named(sql) }),
+          ...(prepare && { name: named(sql), query_timeout: HOT_TIMEOUT_MS }),
         });
-      const settled = await Promise.allSettled(
-        statements.length === 1
-          ? statements.map(query)
-          : [client.query("begin"), ...statements.map(query), client.query("commit")],
-      );
-      const failed = settled.find((result) => result.status === "rejected");
-      if (failed?.status === "rejected") throw new StoreError(failed.reason);
-      broken = false;
-      const results = settled.map((result) => (result.status === "fulfilled" ? (result.value.rows as unknown[][]) : []));
-      return statements.length === 1 ? results : results.slice(1, -1);
-    } finally {
-      // A failed transaction's connection is not given back: what state it is in is not worth a question.
-      client.release(broken);
-    }
-  };
+      if (statements.length === 1) return (await allOf(statements.map(query))).map(({ rows }) => rows);
+      const results = await allOf([client.query("begin"), ...statements.map(query), client.query("commit")]);
+      return results.slice(1, -1).map(({ rows }) => rows);
+    });
+  const atomic = (build: (q: Db) => PromiseLike<unknown>[]) =>
+    onConnection(async (client) => {
+      const begun = client.query("begin");
+      const [, ...results] = await allOf([begun, ...build(drizzle(client) as unknown as Db)]);
+      await client.query("commit");
+      return results;
+    });
   const db = drizzle(pool);
   const dialect = new PgDialect();
 
   return {
     ...(tables as unknown as Store),
     db: db as unknown as Db,
-    atomic: ((build: (q: Db) => PromiseLike<unknown>[]) =>
-      db.transaction(async (tx) => Promise.all(build(tx as unknown as Db)))) as unknown as Store["atomic"],
+    atomic: atomic as unknown as Store["atomic"],
     compile: (statement: SQL) => dialect.sqlToQuery(statement).sql,
     run: (statements) => transaction(statements, true),
     migrate: () =>
@@ -73,7 +78,15 @@ export function openPostgres(url: string): Store {
         parameter: "$1",
         transaction: async (list) => (await transaction(list, false)).at(-1) ?? [],
       }),
-    ping: async () => void (await transaction([{ sql: "select 1", params: [] }], false)),
+    ping: async () => void (await transaction([{ sql: "select 1", params: [] }], true)),
     close: () => pool.end(),
   };
+}
+
+/** Every result once all have come, so that none is still under way when the first failure is told. */
+async function allOf<const T extends readonly PromiseLike<unknown>[]>(work: T) {
+  const settled = await Promise.allSettled(work);
+  const failed = settled.find((result) => result.status === "rejected");
+  if (failed) throw failed.reason;
+  return settled.map((result) => (result as PromiseFulfilledResult<Awaited<T[number]>>).value);
 }

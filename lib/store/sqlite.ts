@@ -6,8 +6,11 @@ import * as tables from "../../schema/sqlite.ts";
 import { migrate } from "./migrate.ts";
 import { type Db, type Statement, type Store, StoreError } from "./store.ts";
 
+/** The ledger has some sixty statements, queries as many again. */
+const MOST_PREPARED = 500;
+
 type Method = "run" | "all" | "values" | "get";
-type Prepared = { reader: boolean; run(...params: unknown[]): unknown; all(...params: unknown[]): unknown[][] };
+type Prepared = (params: readonly unknown[]) => unknown[][];
 
 /**
  * SQLite in a file, through libSQL. `synchronous=FULL` makes an acknowledged write survive a power cut; WAL and the busy
@@ -20,14 +23,11 @@ export function openSqlite(path: string): Store {
   const execute = (sql: string, params: readonly unknown[]): unknown[][] => {
     let statement = prepared.get(sql);
     if (!statement) {
-      statement = database.prepare(sql) as unknown as Prepared;
-      if (statement.reader) (statement as unknown as { raw(on: boolean): void }).raw(true);
-      if (prepared.size >= 500) prepared.delete(prepared.keys().next().value as string);
+      statement = prepare(database, sql);
+      if (prepared.size >= MOST_PREPARED) prepared.delete(prepared.keys().next().value as string);
       prepared.set(sql, statement);
     }
-    if (statement.reader) return statement.all(params);
-    statement.run(params);
-    return [];
+    return statement(params);
   };
   const one = (sql: string, params: readonly unknown[]) => {
     try {
@@ -71,6 +71,19 @@ export function openSqlite(path: string): Store {
       prepared.clear();
       database.close();
     },
+  };
+}
+
+/** A statement that answers rows as arrays; one that only writes answers none. */
+function prepare(database: Database.Database, sql: string): Prepared {
+  const statement = database.prepare(sql);
+  if (statement.reader) {
+    const reader = statement.raw(true);
+    return (params) => reader.all(params) as unknown[][];
+  }
+  return (params) => {
+    statement.run(params);
+    return [];
   };
 }
 

@@ -53,6 +53,15 @@ export function storeError(thrown: unknown): StoreError | null {
   return thrown instanceof DrizzleQueryError ? new StoreError(thrown.cause) : null;
 }
 
+/** The same work; what it fails with is a `StoreError`. */
+export async function orStoreError<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw storeError(error) ?? new StoreError(error);
+  }
+}
+
 function codeOf(cause: unknown): string | undefined {
   for (let error = cause; error instanceof Error; error = error.cause) {
     if ("code" in error && typeof error.code === "string") return error.code;

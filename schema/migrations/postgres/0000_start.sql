@@ -1,19 +1,22 @@
 CREATE TABLE "events" (
 	"id" text PRIMARY KEY NOT NULL,
 	"started_at" timestamp (3) with time zone NOT NULL,
-	"ended_at" timestamp (3) with time zone,
 	"user_id" text,
 	"session_id" text,
 	"group_id" text,
 	"chat_id" text,
-	"function" text NOT NULL,
 	"endpoint" text NOT NULL,
 	"method" text NOT NULL,
 	"path" text NOT NULL,
 	"query" text NOT NULL,
-	"address" text NOT NULL,
-	"status" integer,
-	"duration_ms" integer,
+	"address" text NOT NULL
+);
+--> statement-breakpoint
+CREATE TABLE "outcomes" (
+	"event_id" text PRIMARY KEY NOT NULL,
+	"ended_at" timestamp (3) with time zone NOT NULL,
+	"status" integer NOT NULL,
+	"duration_ms" integer NOT NULL,
 	"model" text,
 	"prompt_tokens" integer,
 	"completion_tokens" integer,

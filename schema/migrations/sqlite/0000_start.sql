@@ -1,19 +1,25 @@
 CREATE TABLE `events` (
 	`id` text PRIMARY KEY NOT NULL,
 	`started_at` integer NOT NULL,
-	`ended_at` integer,
 	`user_id` text,
 	`session_id` text,
 	`group_id` text,
 	`chat_id` text,
-	`function` text NOT NULL,
 	`endpoint` text NOT NULL,
 	`method` text NOT NULL,
 	`path` text NOT NULL,
 	`query` text NOT NULL,
-	`address` text NOT NULL,
-	`status` integer,
-	`duration_ms` integer,
+	`address` text NOT NULL
+);
+--> statement-breakpoint
+CREATE INDEX `events_user` ON `events` (`user_id`,`id`);--> statement-breakpoint
+CREATE INDEX `events_chat` ON `events` (`chat_id`,`id`) WHERE "events"."chat_id" is not null;--> statement-breakpoint
+CREATE INDEX `events_group` ON `events` (`group_id`,`id`) WHERE "events"."group_id" is not null;--> statement-breakpoint
+CREATE TABLE `outcomes` (
+	`event_id` text PRIMARY KEY NOT NULL,
+	`ended_at` integer NOT NULL,
+	`status` integer NOT NULL,
+	`duration_ms` integer NOT NULL,
 	`model` text,
 	`prompt_tokens` integer,
 	`completion_tokens` integer,
@@ -24,9 +30,6 @@ CREATE TABLE `events` (
 	`response_body` text
 );
 --> statement-breakpoint
-CREATE INDEX `events_user` ON `events` (`user_id`,`id`);--> statement-breakpoint
-CREATE INDEX `events_chat` ON `events` (`chat_id`,`id`) WHERE "events"."chat_id" is not null;--> statement-breakpoint
-CREATE INDEX `events_group` ON `events` (`group_id`,`id`) WHERE "events"."group_id" is not null;--> statement-breakpoint
 CREATE TABLE `sessions` (
 	`hash` text PRIMARY KEY NOT NULL,
 	`id` text NOT NULL,

@@ -1,6 +1,6 @@
 import * as z from "zod";
-import { time } from "../../lib/http/fields.ts";
-import { type EventRow, stateOf } from "../../lib/repo/events.ts";
+import { time } from "../http/fields.ts";
+import { type EventRow, stateOf } from "../repo/events.ts";
 
 /** One request in the audit log. */
 export const EventView = z.object({
@@ -42,7 +42,7 @@ export const eventView = (event: EventRow, interruptedBefore: Date): z.input<typ
   session_id: event.sessionId,
   group_id: event.groupId,
   chat_id: event.chatId,
-  function: event.function,
+  function: event.endpoint.split(".", 1)[0] as string,
   endpoint: event.endpoint,
   method: event.method,
   path: event.path,

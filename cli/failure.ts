@@ -1,0 +1,9 @@
+/** What a command could not do, in the one line to print. `exitCode` 2: it was used wrongly. */
+export class Failure extends Error {
+  override readonly name = "Failure";
+  readonly exitCode: 1 | 2;
+  constructor(message: string, exitCode: 1 | 2 = 1) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}
