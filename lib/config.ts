@@ -102,14 +102,17 @@ export type Need = "upstream";
 
 /** Parses the environment. In the cloud (Google sets K_SERVICE) nothing falls back to one machine's defaults. Throws `ConfigError`. */
 export function readConfig(env: Record<string, string | undefined>, needs: readonly Need[] = []) {
-  const named: Record<string, string> = {};
+  const values: Record<string, string> = {};
+  /** The name by which each setting was given. */
+  const names: Record<string, string> = {};
   for (const key of Object.keys(settings.shape)) {
-    const names = [key, ...(ALIASES[key as keyof typeof ALIASES] ?? [])];
-    const value = names.map((name) => env[name]?.trim()).find(Boolean);
-    if (value) named[key] = value;
+    const name = [key, ...(ALIASES[key as keyof typeof ALIASES] ?? [])].find((it) => env[it]?.trim());
+    if (name) values[key] = env[name]?.trim() ?? "";
+    names[key] = name ?? key;
   }
-  const parsed = settings.safeParse(named);
-  if (!parsed.success) throw new ConfigError(parsed.error.issues.map((issue) => `${issue.path.join(".")} ${issue.message}.`));
+  const parsed = settings.safeParse(values);
+  if (!parsed.success)
+    throw new ConfigError(parsed.error.issues.map(({ path: [key = ""], message }) => `${names[String(key)]} ${message}.`));
 
   const s = parsed.data;
   const cloud = Boolean(env.K_SERVICE);
@@ -117,12 +120,14 @@ export function readConfig(env: Record<string, string | undefined>, needs: reado
   const store = storeAddress(s.DB_ADDRESS ?? "file:proxy.db", s.NEON_ENDPOINT);
   const signup = s.SIGNUP ?? (cloud ? "closed" : "open");
   const origins = s.ALLOWED_ORIGINS.filter((origin) => !isOrigin(origin));
-  if (!store) problems.push("DB_ADDRESS is neither file:PATH nor postgresql://….");
+  if (!store) problems.push(`${names.DB_ADDRESS} is neither file:PATH nor postgresql://….`);
   if (cloud && store?.kind === "sqlite")
-    problems.push("DB_ADDRESS is missing or a file: in the cloud each instance would have a store of its own.");
+    problems.push(`${names.DB_ADDRESS} is missing or a file: in the cloud each instance would have a store of its own.`);
   if (cloud && needs.includes("upstream") && !s.API_KEY) problems.push("API_KEY is missing.");
   if (signup === "code" && !s.SIGNUP_CODE) problems.push("SIGNUP_CODE is missing, and SIGNUP is code.");
   if (origins.length > 0) problems.push("ALLOWED_ORIGINS holds something that is not an origin such as https://app.example.com.");
+  if (s.PROXY_DENY.some((path) => !/^\/v1(\/|$)/i.test(path)))
+    problems.push("PROXY_DENY holds something that is not a path under /v1, such as /v1/files.");
   if (!store || problems.length > 0) throw new ConfigError(problems);
 
   return {
@@ -141,7 +146,10 @@ export function readConfig(env: Record<string, string | undefined>, needs: reado
 }
 
 function storeAddress(address: string, endpoint: string | undefined): StoreAddress | null {
-  if (address.startsWith("file:")) return { kind: "sqlite", path: address.slice("file:".length).replace(/^\/\/(?=\/)/, "") };
+  if (address.startsWith("file:")) {
+    const path = address.slice("file:".length).replace(/^\/\/(?=\/)/, "");
+    return path === "" ? null : { kind: "sqlite", path };
+  }
   if (!/^postgres(ql)?:\/\//.test(address) || !URL.canParse(address)) return null;
   const remote = endpoint !== undefined || new URL(address).hostname.endsWith(".neon.tech");
   return remote ? { kind: "neon", url: address, endpoint } : { kind: "postgres", url: address };

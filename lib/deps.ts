@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { uuidv7 } from "uuidv7";
 import { createLedger, type Ledger } from "./audit/ledger.ts";
 import { createPasswords, type Passwords } from "./auth/passwords.ts";
+import { createRevocation, type Revocation } from "./auth/revocation.ts";
 import type { Config } from "./config.ts";
 import { createUpstream, type Upstream } from "./llm/upstream.ts";
 import { createLog, type Log } from "./log.ts";
@@ -20,13 +21,17 @@ export type Deps = {
   readonly store: Store;
   readonly ledger: Ledger;
   readonly passwords: Passwords;
+  readonly revocation: Revocation;
   /** Throws where the function has no upstream configured. */
   readonly upstream: Upstream;
   /** Waits for ends that are still to be written, up to the deadline, then lets go of every connection. */
   close(deadlineMs: number): Promise<void>;
 };
 
-export type Sources = Partial<Pick<Deps, "log" | "now" | "newId" | "random">>;
+export type Sources = Partial<Pick<Deps, "log" | "now" | "newId" | "random">> & {
+  /** How often running work is authorised again. */
+  authorizeEveryMs?: number;
+};
 
 /** How many group commits may be under way at once: SQLite works in this thread, the others wait on a network. */
 const IN_FLIGHT = { sqlite: 1, postgres: 4, neon: 8 } as const;
@@ -38,6 +43,8 @@ export async function createDeps(config: Config, sources: Sources = {}): Promise
   const { slidingMs } = config.session;
   const ledger = createLedger({ store, log, now, slidingMs, inFlight: IN_FLIGHT[config.store.kind] });
   const passwords = createPasswords();
+  const { authorizeEveryMs: everyMs } = sources;
+  const revocation = createRevocation({ store, log, now, ...(everyMs !== undefined && { everyMs }) });
   let upstream: Upstream | undefined;
   return {
     config,
@@ -48,11 +55,13 @@ export async function createDeps(config: Config, sources: Sources = {}): Promise
     store,
     ledger,
     passwords,
+    revocation,
     get upstream() {
       upstream ??= createUpstream(config.upstream);
       return upstream;
     },
     close: async (deadlineMs) => {
+      revocation.close();
       await ledger
         .settled(deadlineMs)
         .catch((error) => log({ severity: "ERROR", message: "stopped early", error: String(error) }));

@@ -3,7 +3,7 @@ import { anyUsername, id } from "../../lib/http/fields.ts";
 import * as users from "../../lib/repo/users.ts";
 import type { Store } from "../../lib/store/store.ts";
 import { Failure } from "../failure.ts";
-import { type Format, type Listing, lines, printer } from "../print/printer.ts";
+import { dayText, type Format, type Listing, lines, printer } from "../print/printer.ts";
 import { visible } from "../print/visible.ts";
 
 /** A user as the operator sees them. */
@@ -20,12 +20,10 @@ export const accounts: Listing<Account> = {
     { title: "USERNAME", text: (user) => user.username },
     { title: "NAME", text: (user) => user.name },
     { title: "ADMIN", text: (user) => (user.admin ? "yes" : "no") },
-    { title: "CREATED", text: (user) => day(user.created_at) },
-    { title: "DISABLED", text: (user) => day(user.disabled_at) },
+    { title: "CREATED", text: (user) => dayText(user.created_at) },
+    { title: "DISABLED", text: (user) => dayText(user.disabled_at) },
   ],
 };
-
-const day = (iso: string | null) => iso?.slice(0, 10) ?? "";
 
 /**
  * The user of an id or a username, in either case of letters. An id is looked for first, as someone may have signed up under

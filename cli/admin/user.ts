@@ -1,7 +1,7 @@
 import { sessionView } from "../../functions/user/views.ts";
 import * as sessions from "../../lib/repo/sessions.ts";
 import * as usage from "../../lib/repo/usage.ts";
-import { type Format, instantText, json, lines } from "../print/printer.ts";
+import { dayText, type Format, instantText, json, lines } from "../print/printer.ts";
 import { type Column, table } from "../print/table.ts";
 import { accounts, accountView, requireUser } from "./account.ts";
 import { dayOf, usageView } from "./usage.ts";
@@ -41,10 +41,10 @@ const sessionColumns: readonly Column<Session>[] = [
   { title: "ID", text: (session) => session.id, whole: true },
   { title: "KIND", text: (session) => session.kind },
   { title: "LABEL", text: (session) => session.label },
-  { title: "ENDS IN", text: (session) => session.hint },
-  { title: "CREATED", text: (session) => instantText(session.created_at) },
+  { title: "HINT", text: (session) => session.hint },
+  { title: "CREATED", text: (session) => dayText(session.created_at) },
   { title: "LAST USED", text: (session) => instantText(session.last_used_at) },
-  { title: "EXPIRES", text: (session) => (session.expires_at === null ? "never" : instantText(session.expires_at)) },
+  { title: "EXPIRES", text: (session) => (session.expires_at === null ? "never" : dayText(session.expires_at)) },
 ];
 const useColumns: readonly Column<Use>[] = [
   { title: "DAY", text: (use) => use.day },

@@ -39,5 +39,8 @@ export function lines(texts: readonly string[], end = "\n"): void {
   if (texts.length > 0) process.stdout.write(texts.map((text) => text + end).join(""));
 }
 
+/** The day of an instant, in UTC. */
+export const dayText = (iso: string | null): string => iso?.slice(0, 10) ?? "";
+
 /** An instant for people: UTC, to the second, in a form that `--since` takes. */
-export const instantText = (iso: string | null): string => iso?.replace(/\.\d+Z$/, "Z") ?? "";
+export const instantText = (iso: string): string => iso.replace(/\.\d+Z$/, "Z");

@@ -1,6 +1,9 @@
 /** One member's share of a group's work. */
 type Waiting<T, R> = { item: T; resolve(result: R): void; reject(error: Error): void };
 
+/** After so long without a flush nobody is waited for. */
+const QUIET_MS = 20;
+
 export type GroupOptions = {
   /** The most items of one flush. */
   size: number;
@@ -13,19 +16,19 @@ export type GroupOptions = {
 
 /**
  * Group commit: items that arrive together are flushed together. An item that arrives in quiet goes out in the same turn of
- * the event loop; under traffic it waits for at most the window. `flush` answers for each item its result, or the error that
- * its caller gets; it never rejects.
+ * the event loop; where the flush before had company too, it waits for some, for at most the window. `flush` answers for each
+ * item its result, or the error that its caller gets; it never rejects.
  */
 export function grouped<T, R>(flush: (items: T[]) => Promise<(R | Error)[]>, options: GroupOptions): (item: T) => Promise<R> {
   let waiting: Waiting<T, R>[] = [];
   let scheduled = false;
   let running = 0;
-  let lastFlushAt = Number.NEGATIVE_INFINITY;
+  let last = { size: 0, at: Number.NEGATIVE_INFINITY };
 
   const schedule = () => {
     if (scheduled || running >= options.inFlight || waiting.length === 0) return;
     scheduled = true;
-    const quiet = options.now() - lastFlushAt >= options.windowMs;
+    const quiet = last.size < 2 || options.now() - last.at > QUIET_MS;
     if (quiet || waiting.length >= options.size) setImmediate(start);
     else setTimeout(start, options.windowMs);
   };
@@ -36,7 +39,7 @@ export function grouped<T, R>(flush: (items: T[]) => Promise<(R | Error)[]>, opt
     running++;
     schedule();
     const results = await flush(group.map(({ item }) => item));
-    lastFlushAt = options.now();
+    last = { size: group.length, at: options.now() };
     for (const [i, member] of group.entries()) {
       const result = results[i];
       if (result instanceof Error) member.reject(result);

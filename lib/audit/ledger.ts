@@ -33,22 +33,28 @@ export function createLedger({ store, log, now, slidingMs, inFlight }: LedgerOpt
   const pending = new Set<Promise<void>>();
   // Openings and outcomes that arrive together share a transaction.
   const submit = grouped<Work, ledger.Caller | null>((group) => write(store, group), {
-    size: 64,
-    windowMs: 1,
+    size: 128,
+    windowMs: 2,
     inFlight,
     now: () => performance.now(),
   });
 
-  const close = async (closing: ledger.Closing): Promise<void> => {
+  const close = async (closing: ledger.Closing, bare = false): Promise<void> => {
+    const { id, outcome } = closing;
+    const told = { requestId: id, status: outcome.status };
     for (let attempt = 0; ; attempt++) {
       try {
         await submit({ close: closing });
         return;
       } catch (error) {
         const failure = storeError(error);
+        const { code } = failure ?? {};
+        if (failure?.permanent && !bare) {
+          log({ severity: "WARNING", message: "outcome written without its content", ...told, code });
+          return close({ id, outcome: withoutContent(outcome) }, true);
+        }
         if (!failure || failure.permanent || pending.size > BACKLOG) {
-          const { id, outcome } = closing;
-          log({ severity: "ERROR", message: "outcome not written", requestId: id, status: outcome.status, code: failure?.code });
+          log({ severity: "ERROR", message: "outcome not written", ...told, code });
           return;
         }
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]).unref());
@@ -79,16 +85,21 @@ export function createLedger({ store, log, now, slidingMs, inFlight }: LedgerOpt
     openAnonymous: (opening) => twice(() => ledger.openAnonymous(store, opening)),
     close: (id, outcome) => patiently(track(close({ id, outcome }))),
     settled: async (deadlineMs) => {
-      const late = new Promise<"late">((resolve) => setTimeout(() => resolve("late"), deadlineMs).unref());
+      let timer: NodeJS.Timeout | undefined;
+      // Tries to come do not keep the process alive; this does.
+      const late = new Promise<"late">((resolve) => {
+        timer = setTimeout(() => resolve("late"), deadlineMs);
+      });
       while (pending.size > 0) {
         if ((await Promise.race([Promise.all(pending), late])) === "late")
           throw new Error(`${pending.size} outcomes not written`);
       }
+      clearTimeout(timer);
     },
   };
 }
 
-/** What each piece of work gets; a row that the store will never take fails alone, not with its group. */
+/** What each piece of work gets; one that the store refuses is refused alone, not with its group. */
 async function write(store: Store, group: readonly Work[]): Promise<(ledger.Caller | null | StoreError)[]> {
   const openings: ledger.Keyed[] = [];
   const closings: ledger.Closing[] = [];
@@ -102,10 +113,16 @@ async function write(store: Store, group: readonly Work[]): Promise<(ledger.Call
     return group.map((work) => ("open" in work ? (callers[next++] ?? null) : null));
   } catch (error) {
     const failure = storeError(error) ?? new StoreError(error);
-    if (group.length === 1 || !failure.permanent) return group.map(() => failure);
-    return (await Promise.all(group.map((work) => write(store, [work])))).flat();
+    if (!failure.permanent) return group.map(() => failure);
+    if (group.length > 1) return (await Promise.all(group.map((work) => write(store, [work])))).flat();
+    // What is there already got through at an earlier try, whose answer was lost.
+    if (failure.duplicate) return openings.length > 0 ? callersAgain(store, openings) : [null];
+    return [failure];
   }
 }
+
+const callersAgain = (store: Store, openings: readonly ledger.Keyed[]): Promise<(ledger.Caller | null | StoreError)[]> =>
+  ledger.callersOf(store, openings).catch((error) => openings.map(() => storeError(error) ?? new StoreError(error)));
 
 /** A write over HTTP whose answer was lost is asked again once, with the same ids; a store that is down is not waited for. */
 async function twice<T>(work: () => Promise<T>): Promise<T> {
@@ -117,6 +134,16 @@ async function twice<T>(work: () => Promise<T>): Promise<T> {
     return await work();
   }
 }
+
+/** What the store takes of any outcome. */
+const withoutContent = (outcome: ledger.Outcome): ledger.Outcome => ({
+  ...outcome,
+  model: null,
+  usage: null,
+  upstreamRequestId: null,
+  requestBody: null,
+  responseBody: null,
+});
 
 async function patiently(work: Promise<void>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;

@@ -78,12 +78,17 @@ export async function signIn(
     throw new ApiError("wrong_password");
   }
   const { session, minted } = newSession(deps, found.id);
-  const [, , [user]] = await store.atomic((q) => [
+  const [[user]] = await store.atomic((q) => [
+    users.confirm(q, store, found),
     sessions.insert(q, store, session, minted),
     throttles.clear(q, store, failureKey(username)),
-    users.select(q, store, found.id),
   ]);
-  return { user: user as users.UserView, token: minted.token, expiresAt: session.expiresAt };
+  if (!user) {
+    // The password was changed while it was checked. Nobody has the new token.
+    await sessions.remove(store, session.id, found.id);
+    throw new ApiError("wrong_password");
+  }
+  return { user, token: minted.token, expiresAt: session.expiresAt };
 }
 
 type PasswordChange = { userId: string; username: string; sessionId: string; password: string; newPassword: string };

@@ -19,16 +19,16 @@ export function createPasswords(cores = availableParallelism()): Passwords {
   let running = 0;
 
   const inTurn = async <T>(work: () => Promise<T>): Promise<T> => {
-    if (running >= cores) {
-      if (waiting.length >= QUEUE) throw new ApiError("busy");
-      await new Promise<void>((resolve) => waiting.push(resolve));
-    }
-    running++;
+    if (running < cores) running++;
+    else if (waiting.length >= QUEUE) throw new ApiError("busy");
+    else await new Promise<void>((resolve) => waiting.push(resolve));
     try {
       return await work();
     } finally {
-      running--;
-      waiting.shift()?.();
+      // A turn is handed over, so that nobody who comes in between takes it as well.
+      const next = waiting.shift();
+      if (next) next();
+      else running--;
     }
   };
   return {

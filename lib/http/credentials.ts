@@ -25,8 +25,13 @@ export function presentedCredential(req: IncomingMessage, queryToken?: string): 
   if (queryToken !== undefined) explicit.push(credential(queryToken, false));
   const candidates = explicit.length > 0 ? explicit : cookies(req.headers.cookie);
   const [first, ...others] = candidates;
-  if (others.some((other) => other.token !== first?.token)) throw new ApiError("two_credentials");
-  return first ? { hash: tokenHash(first.token), ambient: first.ambient, username: first.username } : null;
+  if (!first) return null;
+  let { username } = first;
+  for (const other of others) {
+    username ??= other.username;
+    if (other.token !== first.token || (other.username ?? username) !== username) throw new ApiError("two_credentials");
+  }
+  return { hash: tokenHash(first.token), ambient: candidates.some(({ ambient }) => ambient), username };
 }
 
 /** Subprotocols without the one that holds a key. */

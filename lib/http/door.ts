@@ -6,6 +6,7 @@ import { refuseForeignPage } from "./browser.ts";
 import { presentedCredential } from "./credentials.ts";
 import type { Call, Guard } from "./endpoint.ts";
 import { ApiError } from "./error.ts";
+import { withoutSecrets } from "./secrets.ts";
 
 /** What a route says of who may pass. */
 export type Door = {
@@ -31,7 +32,7 @@ export async function enter(req: IncomingMessage, id: string, { path, query }: T
 
   const { endpoint } = door;
   const method = req.method ?? "";
-  const opening = { id, startedAt, endpoint, method, path, query: withoutToken(query), address };
+  const opening = { id, startedAt, endpoint, method, path, query: withoutSecrets(query), address };
   const caller = credential?.hash ? await deps.ledger.open(opening, credential.hash) : null;
   const impostor = caller !== null && credential?.username != null && credential.username !== caller.username;
   if (caller && !impostor) return { call: call(caller), opened: true };
@@ -52,5 +53,3 @@ export function splitTarget(target: string): Target {
   const mark = target.indexOf("?");
   return mark < 0 ? { path: target, query: "" } : { path: target.slice(0, mark), query: target.slice(mark + 1) };
 }
-
-const withoutToken = (query: string) => (query.includes("oken=") ? query.replace(/(^|&)([^=&]*token)=[^&]*/gi, "$1$2=") : query);

@@ -57,8 +57,7 @@ export const whole = (min: number, max: number) => z.int().min(min, `is below ${
 
 /** An instant: ISO 8601, a date alone for its midnight in UTC. */
 export const instant = z
-  .string()
-  .refine((text) => /^\d{4}-\d\d-\d\d/.test(text) && !Number.isNaN(Date.parse(text)), "is not an ISO 8601 time")
+  .union([z.iso.date(), z.iso.datetime({ offset: true, local: true })], "is not an ISO 8601 time")
   .transform((text) => new Date(text));
 
 /** An instant in an answer: ISO 8601 in UTC. */

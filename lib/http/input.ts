@@ -1,6 +1,7 @@
 import type { IncomingMessage } from "node:http";
 import type * as z from "zod";
 import { ApiError } from "./error.ts";
+import { isSecret } from "./secrets.ts";
 
 const MAX_DEPTH = 32;
 const MAX_KEYS = 1_000;
@@ -42,13 +43,8 @@ export async function readBody(req: IncomingMessage & { rawBody?: Buffer }, limi
 export function bodyType(req: IncomingMessage): "json" | "form" {
   const given = rawValues(req, "content-type");
   const [type = "", ...parameters] = (given[0] ?? "").split(";").map((part) => part.trim().toLowerCase());
-  const charset = parameters
-    .find((parameter) => parameter.startsWith("charset="))
-    ?.slice("charset=".length)
-    .replaceAll('"', "");
-  if (given.length > 1 || (charset !== undefined && charset !== "utf-8" && charset !== "utf8")) {
-    throw new ApiError("unsupported_media_type");
-  }
+  const foreign = parameters.some((parameter) => /^charset\s*=/.test(parameter) && !/^charset="?utf-?8"?$/.test(parameter));
+  if (given.length > 1 || foreign) throw new ApiError("unsupported_media_type");
   if (type === "application/json") return "json";
   if (type === "application/x-www-form-urlencoded") return "form";
   throw new ApiError("unsupported_media_type");
@@ -59,8 +55,9 @@ export function bodyType(req: IncomingMessage): "json" | "form" {
  * converted to what the field is. Throws `bad_json`, `bad_form`, `invalid_input`.
  */
 export function parseInput<S extends z.ZodObject>(schema: S, query: string, body: Buffer, type: "json" | "form"): z.output<S> {
-  const fields: Fields = {};
-  merge(fields, fromText(schema, parseForm(query)));
+  const fields: Fields = fromText(schema, parseForm(query));
+  const secret = Object.keys(fields).find((name) => Object.hasOwn(schema.shape, name) && isSecret(name));
+  if (secret) throw new ApiError("invalid_input", { message: `${secret} belongs into the body, not the query.`, param: secret });
   if (body.length > 0) {
     const text = decode(body, type);
     // Documented `curl -d '{…}'` lines send JSON under a form's type.
@@ -85,6 +82,7 @@ export function parseJson(text: string): Fields {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new ApiError("bad_json", { message: "The body must be a JSON object." });
   }
+  refuseDoubleKeys(text);
   inspect(value, 1, { keys: 0 });
   return value as Fields;
 }
@@ -125,8 +123,21 @@ function decode(body: Buffer, type: "json" | "form"): string {
   }
 }
 
+/** Of an object that has a key twice, readers differ in which they take. The text is valid JSON. */
+function refuseDoubleKeys(text: string): void {
+  const open: Set<string>[] = [];
+  for (const [token, key, colon] of text.matchAll(/("[^"\\]*(?:\\.[^"\\]*)*")\s*(:)?|[{}[\]]/g)) {
+    if (token === "{" || token === "[") open.push(new Set());
+    else if (token === "}" || token === "]") open.pop();
+    else if (colon) {
+      const name = JSON.parse(key as string);
+      if (open.at(-1)?.has(name)) throw new ApiError("bad_json", { message: "A key is given twice in one object." });
+      open.at(-1)?.add(name);
+    }
+  }
+}
+
 function inspect(value: unknown, depth: number, seen: { keys: number }): void {
-  if (depth > MAX_DEPTH) throw new ApiError("bad_json", { message: `JSON is read up to ${MAX_DEPTH} levels deep.` });
   if (typeof value === "string" && (value.includes("\0") || !value.isWellFormed())) {
     throw new ApiError("bad_json", { message: "Text must not hold NUL or half of a surrogate pair." });
   }
@@ -134,6 +145,7 @@ function inspect(value: unknown, depth: number, seen: { keys: number }): void {
     throw new ApiError("bad_json", { message: "A number is too large." });
   }
   if (typeof value !== "object" || value === null) return;
+  if (depth > MAX_DEPTH) throw new ApiError("bad_json", { message: `JSON is read up to ${MAX_DEPTH} levels deep.` });
   for (const [key, member] of Object.entries(value)) {
     if (++seen.keys > MAX_KEYS) throw new ApiError("bad_json", { message: `JSON is read up to ${MAX_KEYS} values.` });
     if (FORBIDDEN_KEYS.has(key)) throw new ApiError("bad_json", { message: `The key ${key} is not accepted.` });

@@ -18,9 +18,8 @@ export function openApi(functions: readonly FunctionSpec[]): Json {
         continue;
       }
       const { methods, path } = parseRoute(entry.route);
-      paths[path] = Object.fromEntries(
-        methods.map((method) => [method.toLowerCase(), operation(entry, method, name, methods.length > 1)]),
-      );
+      const operations = methods.map((method) => [method.toLowerCase(), operation(entry, method, name, methods.length > 1)]);
+      paths[path] = { ...(paths[path] as Json | undefined), ...Object.fromEntries(operations) };
     }
   }
   return {

@@ -4,6 +4,7 @@ import { corsHeaders } from "../http/browser.ts";
 import type { Call } from "../http/endpoint.ts";
 import { ApiError } from "../http/error.ts";
 import { sendError } from "../http/raw.ts";
+import { describeError } from "../log.ts";
 import type { Outcome } from "../repo/ledger.ts";
 import { MODEL_SEARCH_BYTES, modelInBody, requestAccount, usageOf } from "./account.ts";
 import { requestHeaders, responseHeaders } from "./headers.ts";
@@ -12,6 +13,7 @@ import type { Upload } from "./upload.ts";
 
 /** The client went away before it had its answer, in nginx' words. */
 const CLIENT_CLOSED = 499;
+const ASCII = /^[\x20-\x7e]*$/;
 
 /** What the raw listener knows of a relayed request when its exchange begins. */
 export type Exchanged = { status: number; errorCode: string | null };
@@ -36,7 +38,6 @@ export class Exchange implements Dispatcher.DispatchHandler {
   #remaining = Number.NaN;
   #last: Buffer | null = null;
   #finished = false;
-  #keyRejected = false;
 
   private constructor(
     call: Call,
@@ -89,7 +90,8 @@ export class Exchange implements Dispatcher.DispatchHandler {
     this.#status = status;
     this.#requestId = text(headers["x-request-id"]) || null;
     if (status === 401) {
-      this.#keyRejected = true;
+      this.#fail(new ApiError("upstream_key_rejected"));
+      controller.abort(new Error("key rejected"));
       return;
     }
     const { deps } = this.#call;
@@ -110,12 +112,14 @@ export class Exchange implements Dispatcher.DispatchHandler {
     ];
     for (const [name, value] of Object.entries(corsHeaders(this.#req.headers.origin, deps.config.allowedOrigins)))
       ours.push(name, value);
-    this.#res.writeHead(status, statusText ?? "", responseHeaders(controller.rawHeaders as Buffer[], ours));
+    // undici reads it as UTF-8, and Node throws at what is not Latin-1.
+    const reason = statusText !== undefined && ASCII.test(statusText) ? statusText : "";
+    this.#res.writeHead(status, reason, responseHeaders(controller.rawHeaders as Buffer[], ours));
     if (this.#tap.isStream) this.#res.flushHeaders();
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
-    if (this.#finished || this.#keyRejected) return;
+    if (this.#finished) return;
     this.#tap?.push(chunk);
     this.#remaining -= chunk.length;
     if (this.#remaining === 0) this.#last = chunk;
@@ -127,48 +131,50 @@ export class Exchange implements Dispatcher.DispatchHandler {
 
   onResponseEnd(): void {
     if (this.#finished) return;
-    if (this.#keyRejected) this.#fail(new ApiError("upstream_key_rejected"));
-    else this.#finish({ status: this.#status, errorCode: null }, () => this.#res.end(this.#last ?? undefined));
+    void this.#finish({ status: this.#status, errorCode: null }, () => this.#res.end(this.#last ?? undefined));
   }
 
   onResponseError(_controller: Dispatcher.DispatchController | null, error: Error): void {
     if (this.#finished) return;
     const code = "code" in error ? error.code : undefined;
-    if (this.#keyRejected) this.#fail(new ApiError("upstream_key_rejected"));
-    else if (!this.#res.headersSent) {
+    if (!this.#res.headersSent) {
       this.#fail(
         new ApiError(code === "UND_ERR_HEADERS_TIMEOUT" ? "upstream_timeout" : "upstream_unreachable", { cause: error }),
       );
     } else {
       // A clean end would pass a cut answer off as a whole one.
       const errorCode = code === "UND_ERR_BODY_TIMEOUT" ? "upstream_stalled" : "upstream_reset";
-      this.#finish({ status: 502, errorCode }, () => this.#res.destroy());
+      void this.#finish({ status: 502, errorCode }, () => this.#res.destroy());
     }
   }
 
   #fail(error: ApiError): void {
+    const { id, deps } = this.#call;
+    deps.log({ severity: "ERROR", message: "request failed", requestId: id, ...describeError(error.cause ?? error) });
     this.#upload.discard();
-    this.#finish({ status: error.status, errorCode: error.code }, () =>
-      sendError(this.#req, this.#res, error, this.#call.id, this.#call.deps),
-    );
+    void this.#finish({ status: error.status, errorCode: error.code }, () => sendError(this.#req, this.#res, error, id, deps));
   }
 
   #clientGone(): void {
     if (this.#finished) return;
+    void this.#finish({ status: CLIENT_CLOSED, errorCode: "client_closed" }, () => this.#res.destroy());
+    // Only now: aborting tells us of an error at once, and that is not how it ended.
     this.#controller?.abort(new Error("client gone"));
-    this.#finish({ status: CLIENT_CLOSED, errorCode: "client_closed" }, () => this.#res.destroy());
   }
 
   /** Completes the event, then ends the answer. */
-  #finish(result: Exchanged, end: () => void): void {
+  async #finish(result: Exchanged, end: () => void): Promise<void> {
     this.#finished = true;
-    const settle = () => {
+    const { id, deps } = this.#call;
+    try {
+      if (this.#tap?.isDecoding) await this.#tap.end();
+      await deps.ledger.close(id, this.#outcome(result));
       end();
-      this.#done(result);
-    };
-    const complete = () => this.#call.deps.ledger.close(this.#call.id, this.#outcome(result)).then(settle, settle);
-    if (this.#tap?.isDecoding) void this.#tap.end().then(complete);
-    else void complete();
+    } catch (error) {
+      deps.log({ severity: "ERROR", message: "request failed", requestId: id, ...describeError(error) });
+      this.#res.destroy();
+    }
+    this.#done(result);
   }
 
   #outcome({ status, errorCode }: Exchanged): Outcome {

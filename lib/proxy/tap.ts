@@ -20,6 +20,9 @@ const DECODERS = new Map<string, () => unknown>([
  * Whatever it cannot read it leaves; the bytes themselves pass it by. O(1) memory.
  */
 export class Tap {
+  readonly isStream: boolean;
+  /** Events of a stream so far. */
+  events = 0;
   readonly #contentType: string;
   readonly #keepBytes: number;
   readonly #finder = new UsageFinder();
@@ -31,6 +34,7 @@ export class Tap {
   #unread = false;
 
   constructor(contentType: string, encoding: string, keepBytes: number) {
+    this.isStream = contentType.startsWith("text/event-stream");
     this.#contentType = contentType;
     this.#keepBytes = isText(contentType) ? keepBytes : 0;
     if (encoding === "" || encoding === "identity") return;
@@ -62,13 +66,6 @@ export class Tap {
   get usage(): Usage | null {
     return this.#finder.usage;
   }
-  /** Events of a stream so far. */
-  get events(): number {
-    return this.#finder.events;
-  }
-  get isStream(): boolean {
-    return this.#contentType.startsWith("text/event-stream");
-  }
   /** The beginning of a text; of anything else its type and size. */
   text(limit: number): string | null {
     if (limit === 0) return null;
@@ -79,9 +76,14 @@ export class Tap {
 
   #read(chunk: Buffer): void {
     this.#finder.push(chunk);
+    if (this.isStream) this.#countEvents(chunk);
     if (this.#keptBytes >= this.#keepBytes) return;
     this.#kept.push(chunk.length > this.#keepBytes ? chunk.subarray(0, this.#keepBytes) : chunk);
     this.#keptBytes += chunk.length;
+  }
+
+  #countEvents(chunk: Buffer): void {
+    for (let at = chunk.indexOf(DATA); at >= 0; at = chunk.indexOf(DATA, at + DATA.length)) this.events++;
   }
 
   #startDecoder(decoder: ReturnType<typeof createGunzip>): void {
@@ -101,13 +103,11 @@ export class Tap {
  */
 export class UsageFinder {
   usage: Usage | null = null;
-  events = 0;
   /** The end of what was read: half a key, or a key whose object is not complete. */
-  #carry: Buffer = Buffer.alloc(0);
+  #carry: Buffer | null = null;
 
   push(chunk: Buffer): void {
-    for (let at = chunk.indexOf(DATA); at >= 0; at = chunk.indexOf(DATA, at + DATA.length)) this.events++;
-    const bytes = this.#carry.length > 0 ? Buffer.concat([this.#carry, chunk]) : chunk;
+    const bytes = this.#carry === null ? chunk : Buffer.concat([this.#carry, chunk]);
     for (let at = bytes.indexOf(USAGE); at >= 0; at = bytes.indexOf(USAGE, at + 1)) {
       const object = objectAfter(bytes, at + USAGE.length);
       if (object === "incomplete" && bytes.length - at < MAX_USAGE) {
@@ -116,11 +116,19 @@ export class UsageFinder {
       }
       if (object !== null) this.usage = readUsage(object) ?? this.usage;
     }
-    this.#carry = bytes.subarray(Math.max(0, bytes.length - USAGE.length + 1));
+    this.#carry = halfKey(bytes);
   }
 }
 
-const [COLON, OPEN, CLOSE] = [0x3a, 0x7b, 0x7d];
+/** The beginning of a key at the very end of the bytes; in most chunks there is none, and nothing need be copied. */
+function halfKey(bytes: Buffer): Buffer | null {
+  for (let at = Math.max(0, bytes.length - USAGE.length + 1); at < bytes.length; at++) {
+    if (bytes[at] === QUOTE && USAGE.compare(bytes, at, bytes.length, 0, bytes.length - at) === 0) return bytes.subarray(at);
+  }
+  return null;
+}
+
+const [QUOTE, COLON, OPEN, CLOSE] = [0x22, 0x3a, 0x7b, 0x7d];
 
 /** The object that is the value of a key which ends at `from`; null when another value follows. A usage object holds no braces in strings. */
 function objectAfter(bytes: Buffer, from: number): string | null {

@@ -53,10 +53,15 @@ export class Upload {
   }
 
   async *#rest(chunks: Buffer[]): AsyncGenerator<Buffer> {
-    yield* chunks;
-    for await (const chunk of this.#req as AsyncIterable<Buffer>) {
-      this.#keep(chunk);
-      yield chunk;
+    try {
+      yield* chunks;
+      // An upstream may answer before it has everything; the client's connection must outlive that.
+      for await (const chunk of this.#req.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+        this.#keep(chunk);
+        yield chunk;
+      }
+    } finally {
+      this.#req.resume();
     }
   }
 

@@ -47,7 +47,7 @@ type Typed = { getSQLType(): string };
 type Build = (store: Store, rows: number) => SQL;
 
 /** Groups are filled up with rows of nulls, which match nothing, to one of these sizes, so that few texts are ever compiled. */
-const SIZES = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
+const SIZES = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128];
 /** The compiled texts of a store's statements, by what builds them and their number of rows. */
 const texts = new WeakMap<Store, Map<Build, string[]>>();
 
@@ -55,18 +55,21 @@ const texts = new WeakMap<Store, Map<Build, string[]>>();
  * Opens events and completes others, in one transaction, and answers whose token each opening's is.
  *
  * An event is opened where the token is valid; one that is unknown, expired or of a disabled user writes nothing and answers
- * null. Openings and tokens used are counted in `usage`. Safe to repeat: the transaction is all or nothing, so one event
- * stands for all that were counted with it.
+ * null. Openings and tokens used are counted in `usage`. Never done twice: an event or outcome that is there already, or is
+ * being written, fails the whole as a duplicate, and nothing is counted again.
  */
-export async function write(
-  store: Store,
-  openings: readonly Keyed[],
-  closings: readonly Closing[],
-): Promise<(Caller | null)[]> {
-  const opening = openings.length > 0 ? openingStatements(store, openings) : [];
-  const results = await store.run([...opening, ...closingStatements(store, closings)]);
-  const callers = new Map((results[opening.length - 1] ?? []).map((row) => [String(row[0]), callerOf(store, row)]));
-  return openings.map(({ hash }) => callers.get(hash) ?? null);
+export async function write(store: Store, openings: readonly Keyed[], closings: readonly Closing[]): Promise<(Caller | null)[]> {
+  const used = new Map<string, Used>();
+  const opening = openings.length > 0 ? openingStatements(store, openings, used) : [];
+  const closing = closings.length > 0 ? closingStatements(store, closings, used) : [];
+  const results = await store.run([...opening, ...closing, ...usageStatement(store, used)]);
+  return callersIn(store, openings, results[opening.length - 1]);
+}
+
+/** Whose token each opening's is, of events that are there already. */
+export async function callersOf(store: Store, openings: readonly Keyed[]): Promise<(Caller | null)[]> {
+  const [rows] = await store.run(openingStatements(store, openings, new Map()).slice(-1));
+  return callersIn(store, openings, rows);
 }
 
 /** Opens an event for a request that nobody signed: a sign-in, or one that is about to be refused. */
@@ -74,39 +77,37 @@ export async function openAnonymous({ db, events }: Store, opening: Opening): Pr
   await db.insert(events).values(opening).onConflictDoNothing();
 }
 
+/** What is counted together: openings by token, tokens by user. */
+type Used = { eventId: string | null; userId: string | null; day: string; requests: number; prompt: number; completion: number };
+
 /** The last of them answers the callers. */
-function openingStatements(store: Store, openings: readonly Keyed[]): Statement[] {
+function openingStatements(store: Store, openings: readonly Keyed[], used: Map<string, Used>): Statement[] {
   const { events, sessions } = store;
-  const tokens = new Map<string, { count: number; id: string; day: string }>();
+  const hashes = new Set<string>();
   const rows: unknown[] = [];
   let latest = new Date(0);
   for (const { opening: o, hash } of openings) {
     if (o.startedAt > latest) latest = o.startedAt;
-    const token = tokens.get(hash);
-    if (token) token.count++;
-    else tokens.set(hash, { count: 1, id: o.id, day: dayOf(o.startedAt) });
+    const day = dayOf(o.startedAt);
+    const known = used.get(hash + day);
+    if (known) known.requests++;
+    else used.set(hash + day, { eventId: o.id, userId: null, day, requests: 1, prompt: 0, completion: 0 });
+    hashes.add(hash);
     rows.push(o.id, hash, events.startedAt.mapToDriverValue(o.startedAt), o.endpoint, o.method, o.path, o.query, o.address);
   }
   const now = sessions.expiresAt.mapToDriverValue(latest);
-  const counted = [...tokens].flatMap(([hash, { count, id, day }]) => [hash, id, day, count]);
-  return [
-    statement(store, countText, tokens.size, counted, now),
-    statement(store, openText, openings.length, rows, now),
-    statement(store, callersText, tokens.size, [...tokens.keys()], now),
-  ];
+  return [statement(store, openText, openings.length, rows, now), statement(store, callersText, hashes.size, [...hashes], now)];
 }
 
-function closingStatements(store: Store, closings: readonly Closing[]): Statement[] {
-  if (closings.length === 0) return [];
+function closingStatements(store: Store, closings: readonly Closing[], used: Map<string, Used>): Statement[] {
   const { outcomes } = store;
-  const used = new Map<string, { userId: string; day: string; prompt: number; completion: number; id: string }>();
   const subjects: unknown[] = [];
   const rows: unknown[] = [];
   for (const { id, outcome: o } of closings) {
     const { usage, userId, subject } = o;
     if (usage && userId) {
       const day = dayOf(o.endedAt);
-      const sum = used.get(userId + day) ?? { userId, day, prompt: 0, completion: 0, id };
+      const sum = used.get(userId + day) ?? { eventId: null, userId, day, requests: 0, prompt: 0, completion: 0 };
       sum.prompt += usage.promptTokens;
       sum.completion += usage.completionTokens;
       used.set(userId + day, sum);
@@ -127,14 +128,21 @@ function closingStatements(store: Store, closings: readonly Closing[]): Statemen
       o.responseBody,
     );
   }
-  // Keys in order: two groups that lock the same users never wait for each other.
-  const sums = [...used.values()].sort((a, b) => (a.userId < b.userId ? -1 : 1));
-  const usage = sums.flatMap(({ id, userId, day, prompt, completion }) => [id, userId, day, prompt, completion]);
-  return [
-    ...(sums.length > 0 ? [statement(store, usageText, sums.length, usage)] : []),
-    ...(subjects.length > 0 ? [statement(store, subjectText, subjects.length / 4, subjects)] : []),
-    statement(store, closeText, closings.length, rows),
-  ];
+  const close = statement(store, closeText, closings.length, rows);
+  return subjects.length > 0 ? [close, statement(store, subjectText, subjects.length / 4, subjects)] : [close];
+}
+
+function usageStatement(store: Store, used: Map<string, Used>): Statement[] {
+  if (used.size === 0) return [];
+  const rows: unknown[] = [];
+  for (const { eventId, userId, day, requests, prompt, completion } of used.values())
+    rows.push(eventId, userId, day, requests, prompt, completion);
+  return [statement(store, usageText, used.size, rows)];
+}
+
+function callersIn(store: Store, openings: readonly Keyed[], rows: unknown[][] = []): (Caller | null)[] {
+  const callers = new Map(rows.map((row) => [String(row[0]), callerOf(store, row)]));
+  return openings.map(({ hash }) => callers.get(hash) ?? null);
 }
 
 function callerOf({ users, sessions }: Store, row: unknown[]): Caller {
@@ -163,22 +171,13 @@ const value = sql.placeholder("value");
 const validSession = ({ sessions, users }: Store) =>
   sql`join ${sessions} s on s.hash = v.hash and s.expires_at > ${value} join ${users} u on u.id = s.user_id and u.disabled_at is null`;
 
-function countText(store: Store, rows: number): SQL {
-  const { usage, events, sessions } = store;
-  const v = values(rows, { hash: sessions.hash, id: events.id, day: usage.day, requests: usage.requests });
-  return sql`with ${v} insert into ${usage} (user_id, day, requests, prompt_tokens, completion_tokens)
-    select s.user_id, v.day, sum(v.requests), 0, 0 from v ${validSession(store)}
-    where not exists (select 1 from ${events} e where e.id = v.id) group by s.user_id, v.day order by s.user_id
-    on conflict (user_id, day) do update set requests = ${usage}.requests + excluded.requests`;
-}
-
 function openText(store: Store, rows: number): SQL {
   const { events: e, sessions } = store;
   const { id, startedAt, endpoint, method, path, query, address } = e;
   const v = values(rows, { id, hash: sessions.hash, started_at: startedAt, endpoint, method, path, query, address });
   return sql`with ${v} insert into ${e} (id, started_at, user_id, session_id, endpoint, method, path, query, address)
     select v.id, v.started_at, s.user_id, s.id, v.endpoint, v.method, v.path, v.query, v.address
-    from v ${validSession(store)} where true on conflict (id) do nothing`;
+    from v ${validSession(store)}`;
 }
 
 function callersText(store: Store, rows: number): SQL {
@@ -204,7 +203,7 @@ function closeText(store: Store, rows: number): SQL {
   });
   return sql`with ${v} insert into ${o} (event_id, ended_at, status, duration_ms, model, prompt_tokens, completion_tokens,
     tokens_estimated, upstream_request_id, error_code, request_body, response_body)
-    select * from v where v.event_id is not null on conflict (event_id) do nothing`;
+    select * from v where v.event_id is not null`;
 }
 
 function subjectText({ events: e }: Store, rows: number): SQL {
@@ -213,15 +212,16 @@ function subjectText({ events: e }: Store, rows: number): SQL {
     from v where ${e}.id = v.id`;
 }
 
-function usageText({ usage, outcomes }: Store, rows: number): SQL {
-  const { userId, day, promptTokens, completionTokens } = usage;
-  const columns = { user_id: userId, day, prompt_tokens: promptTokens, completion_tokens: completionTokens };
-  const v = values(rows, { event_id: outcomes.eventId, ...columns });
+// In the order of its keys, so that two groups of the same users never wait for each other; and last, so that none waits long.
+function usageText({ usage, events }: Store, rows: number): SQL {
+  const { userId, day, requests, promptTokens, completionTokens } = usage;
+  const columns = { user_id: userId, day, requests, prompt_tokens: promptTokens, completion_tokens: completionTokens };
+  const v = values(rows, { event_id: events.id, ...columns });
   return sql`with ${v} insert into ${usage} (user_id, day, requests, prompt_tokens, completion_tokens)
-    select v.user_id, v.day, 0, v.prompt_tokens, v.completion_tokens from v
-    where v.event_id is not null and not exists (select 1 from ${outcomes} o where o.event_id = v.event_id) order by v.user_id
-    on conflict (user_id, day) do update set
-    prompt_tokens = ${usage}.prompt_tokens + excluded.prompt_tokens,
+    select coalesce(v.user_id, e.user_id), v.day, sum(v.requests), sum(v.prompt_tokens), sum(v.completion_tokens)
+    from v left join ${events} e on e.id = v.event_id where v.user_id is not null or e.user_id is not null
+    group by 1, 2 order by 1, 2 on conflict (user_id, day) do update set
+    requests = ${usage}.requests + excluded.requests, prompt_tokens = ${usage}.prompt_tokens + excluded.prompt_tokens,
     completion_tokens = ${usage}.completion_tokens + excluded.completion_tokens`;
 }
 

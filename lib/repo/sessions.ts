@@ -1,4 +1,4 @@
-import { and, eq, gt, ne, sql } from "drizzle-orm";
+import { and, eq, gt, inArray, isNull, ne, sql } from "drizzle-orm";
 import type { Store } from "../store/store.ts";
 import type { Minted } from "../token.ts";
 
@@ -28,8 +28,18 @@ export async function findByHash({ db, sessions, users }: Store, hash: string, n
     .select({ id: sessions.id, userId: sessions.userId })
     .from(sessions)
     .innerJoin(users, eq(users.id, sessions.userId))
-    .where(and(eq(sessions.hash, hash), gt(sessions.expiresAt, now), sql`${users.disabledAt} is null`));
+    .where(and(eq(sessions.hash, hash), gt(sessions.expiresAt, now), isNull(users.disabledAt)));
   return found ?? null;
+}
+
+/** Which of the sessions are still good: not ended, not expired, and of a user who is not disabled. */
+export async function liveAmong({ db, sessions, users }: Store, ids: readonly string[], now: Date): Promise<ReadonlySet<string>> {
+  const rows = await db
+    .select({ id: sessions.id })
+    .from(sessions)
+    .innerJoin(users, eq(users.id, sessions.userId))
+    .where(and(inArray(sessions.id, [...ids]), gt(sessions.expiresAt, now), isNull(users.disabledAt)));
+  return new Set(rows.map(({ id }) => id));
 }
 
 /** One of the user's own sessions or keys. */

@@ -10,9 +10,10 @@ export function find(q: Store["db"], { throttles }: Store, key: string) {
   return q.select({ count, since, blockedUntil }).from(throttles).where(eq(throttles.key, key));
 }
 
-/** The statement that counts one more and answers the count, starting again at 1 when the window began before `windowStart`. */
+/** The statement that counts one more and answers the count, starting again at 1 when the window and the last block are over. */
 export function count(q: Store["db"], { throttles }: Store, key: string, now: Date, windowStart: Date) {
-  const over = sql`${throttles.since} < ${throttles.since.mapToDriverValue(windowStart)}`;
+  const start = throttles.since.mapToDriverValue(windowStart);
+  const over = sql`${throttles.since} < ${start} and ${throttles.blockedUntil} < ${start}`;
   const nowValue = throttles.since.mapToDriverValue(now);
   return q
     .insert(throttles)

@@ -1,4 +1,4 @@
-import { and, asc, eq, gt, inArray, isNotNull, or, sql } from "drizzle-orm";
+import { and, asc, eq, gt, inArray, isNotNull, isNull, or, sql } from "drizzle-orm";
 import { type Store, storeError } from "../store/store.ts";
 
 export type UserView = Omit<Store["users"]["$inferSelect"], "passwordHash">;
@@ -106,6 +106,19 @@ export async function revokeAdmin(store: Store, id: string, at: Date, evenLast: 
     .where(and(eq(users.id, id), evenLast ? undefined : or(another, isNotNull(users.disabledAt), eq(users.admin, false))))
     .returning(columns(store));
   return changed ?? null;
+}
+
+/**
+ * The statement that answers a user whose password is still the one that was checked, and who is not disabled. It writes, so
+ * that a change at the same time waits for the sign-in, or the sign-in for the change. For use in `atomic`.
+ */
+export function confirm(q: Store["db"], store: Store, { id, passwordHash }: { id: string; passwordHash: string }) {
+  const { users } = store;
+  return q
+    .update(users)
+    .set({ passwordHash })
+    .where(and(eq(users.id, id), eq(users.passwordHash, passwordHash), isNull(users.disabledAt)))
+    .returning(columns(store));
 }
 
 /** The statement that replaces a password. For use in `atomic`. */

@@ -20,9 +20,12 @@ export function openPostgres(url: string): Store {
     connectionTimeoutMillis: 5_000,
     query_timeout: 30_000,
     keepAlive: true,
+    // A start that fails for another reason does not wait for connections that do nothing.
+    allowExitOnIdle: true,
   } as pg.PoolConfig);
-  // Without a listener an idle connection that the server ends would end this process; the pool replaces it by itself.
+  // Without listeners a connection that breaks, idle or at work, would end this process. Its queries fail, and the pool replaces it.
   pool.on("error", () => {});
+  pool.on("connect", (client) => client.on("error", () => {}));
 
   const names = new Map<string, string>();
   const named = (sql: string) => {

@@ -41,6 +41,10 @@ export class StoreError extends Error {
   get conflict(): boolean {
     return /^(SQLITE_CONSTRAINT|23)/.test(this.code ?? "");
   }
+  /** True where what was to be added is there already. */
+  get duplicate(): boolean {
+    return /^(SQLITE_CONSTRAINT_(PRIMARYKEY|UNIQUE)|23505)/.test(this.code ?? "");
+  }
   /** True where the statement or its data is to blame, so that trying again cannot help; else the store is not usable now. */
   get permanent(): boolean {
     return /^(SQLITE_(CONSTRAINT|ERROR|MISMATCH|RANGE|TOOBIG)|2[123]|42)/.test(this.code ?? "");
