@@ -3,6 +3,7 @@ import * as ledger from "../repo/ledger.ts";
 import * as sessions from "../repo/sessions.ts";
 import { type Store, StoreError, storeError } from "../store/store.ts";
 import { grouped } from "./group.ts";
+import { createUnwritten } from "./unwritten.ts";
 
 /**
  * The audit log's writer, and so the door: an event exists before a request is served, and who is calling is what the event
@@ -30,16 +31,16 @@ export type LedgerOptions = { store: Store; log: Log; now(): number; slidingMs: 
 type Work = { open: ledger.Keyed } | { close: ledger.Closing };
 
 export function createLedger({ store, log, now, slidingMs, inFlight }: LedgerOptions): Ledger {
-  const pending = new Set<Promise<void>>();
+  const unwritten = createUnwritten(PATIENCE_MS);
   // Openings and outcomes that arrive together share a transaction.
-  const submit = grouped<Work, ledger.Caller | null>((group) => write(store, group), {
+  const submit = grouped<Work, ledger.Caller | null>((group) => flush(store, group), {
     size: 128,
-    windowMs: 2,
+    windowMs: 1,
     inFlight,
     now: () => performance.now(),
   });
 
-  const close = async (closing: ledger.Closing, bare = false): Promise<void> => {
+  const write = async (closing: ledger.Closing, bare = false): Promise<void> => {
     const { id, outcome } = closing;
     const told = { requestId: id, status: outcome.status };
     for (let attempt = 0; ; attempt++) {
@@ -51,9 +52,9 @@ export function createLedger({ store, log, now, slidingMs, inFlight }: LedgerOpt
         const { code } = failure ?? {};
         if (failure?.permanent && !bare) {
           log({ severity: "WARNING", message: "outcome written without its content", ...told, code });
-          return close({ id, outcome: withoutContent(outcome) }, true);
+          return write({ id, outcome: withoutContent(outcome) }, true);
         }
-        if (!failure || failure.permanent || pending.size > BACKLOG) {
+        if (!failure || failure.permanent || unwritten.size > BACKLOG) {
           log({ severity: "ERROR", message: "outcome not written", ...told, code });
           return;
         }
@@ -61,46 +62,30 @@ export function createLedger({ store, log, now, slidingMs, inFlight }: LedgerOpt
       }
     }
   };
-  const touch = (caller: ledger.Caller) => {
+  const touch = async (caller: ledger.Caller) => {
     const at = now();
-    if (at - caller.lastUsedAt.getTime() < TOUCH_MS) return;
-    const touched = sessions.touch(store, caller.sessionId, new Date(at), new Date(at + slidingMs)).catch((error) => {
+    try {
+      await sessions.touch(store, caller.sessionId, new Date(at), new Date(at + slidingMs));
+    } catch (error) {
       const { code } = storeError(error) ?? {};
       log({ severity: "WARNING", message: "session use not recorded", sessionId: caller.sessionId, code });
-    });
-    void track(touched);
-  };
-  const track = (work: Promise<void>) => {
-    pending.add(work);
-    void work.finally(() => pending.delete(work));
-    return work;
+    }
   };
 
   return {
     open: async (opening, hash) => {
       const caller = await twice(() => submit({ open: { opening, hash } }));
-      if (caller) touch(caller);
+      if (caller && now() - caller.lastUsedAt.getTime() > TOUCH_MS) void unwritten.track(touch(caller));
       return caller;
     },
     openAnonymous: (opening) => twice(() => ledger.openAnonymous(store, opening)),
-    close: (id, outcome) => patiently(track(close({ id, outcome }))),
-    settled: async (deadlineMs) => {
-      let timer: NodeJS.Timeout | undefined;
-      // Tries to come do not keep the process alive; this does.
-      const late = new Promise<"late">((resolve) => {
-        timer = setTimeout(() => resolve("late"), deadlineMs);
-      });
-      while (pending.size > 0) {
-        if ((await Promise.race([Promise.all(pending), late])) === "late")
-          throw new Error(`${pending.size} outcomes not written`);
-      }
-      clearTimeout(timer);
-    },
+    close: (id, outcome) => unwritten.track(write({ id, outcome })),
+    settled: (deadlineMs) => unwritten.settled(deadlineMs),
   };
 }
 
 /** What each piece of work gets; one that the store refuses is refused alone, not with its group. */
-async function write(store: Store, group: readonly Work[]): Promise<(ledger.Caller | null | StoreError)[]> {
+async function flush(store: Store, group: readonly Work[]): Promise<(ledger.Caller | null | StoreError)[]> {
   const openings: ledger.Keyed[] = [];
   const closings: ledger.Closing[] = [];
   for (const work of group) {
@@ -114,7 +99,7 @@ async function write(store: Store, group: readonly Work[]): Promise<(ledger.Call
   } catch (error) {
     const failure = storeError(error) ?? new StoreError(error);
     if (!failure.permanent) return group.map(() => failure);
-    if (group.length > 1) return (await Promise.all(group.map((work) => write(store, [work])))).flat();
+    if (group.length > 1) return (await Promise.all(group.map((work) => flush(store, [work])))).flat();
     // What is there already got through at an earlier try, whose answer was lost.
     if (failure.duplicate) return openings.length > 0 ? callersAgain(store, openings) : [null];
     return [failure];
@@ -144,11 +129,3 @@ const withoutContent = (outcome: ledger.Outcome): ledger.Outcome => ({
   requestBody: null,
   responseBody: null,
 });
-
-async function patiently(work: Promise<void>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const tired = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, PATIENCE_MS);
-  });
-  await Promise.race([work, tired]).finally(() => clearTimeout(timer));
-}

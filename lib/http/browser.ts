@@ -15,6 +15,15 @@ export function corsHeaders(origin: string | undefined, allowed: ReadonlySet<str
   };
 }
 
+const withoutOrigin = new WeakMap<ReadonlySet<string>, readonly string[]>();
+/** The same as names and values in turn; what most requests get, which say no origin, is made once. */
+export function corsPairs(origin: string | undefined, allowed: ReadonlySet<string>): readonly string[] {
+  if (origin !== undefined) return Object.entries(corsHeaders(origin, allowed)).flat();
+  const known = withoutOrigin.get(allowed) ?? Object.entries(corsHeaders(undefined, allowed)).flat();
+  withoutOrigin.set(allowed, known);
+  return known;
+}
+
 /** The answer to a preflight of a route that takes `methods`. */
 export function preflightHeaders(headers: IncomingHttpHeaders, methods: readonly string[]): Record<string, string> {
   const asked = headers["access-control-request-headers"];

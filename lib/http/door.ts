@@ -24,7 +24,9 @@ export type Entered = { call: Call /** An event exists, and must be completed. *
  */
 export async function enter(req: IncomingMessage, id: string, { path, query }: Target, door: Door, deps: Deps): Promise<Entered> {
   const credential = presentedCredential(req);
-  if (door.writes && (door.access.open || credential?.ambient)) refuseForeignPage(req.headers, deps.config.allowedOrigins);
+  // A page opens a WebSocket anywhere without asking first, so there the credential makes no difference.
+  const unasked = door.access.open || credential?.ambient || req.headers.upgrade?.toLowerCase() === "websocket";
+  if (door.writes && unasked) refuseForeignPage(req.headers, deps.config.allowedOrigins);
   const startedAt = new Date(deps.now());
   const address = clientAddress(req, deps.config.trustHops);
   const call = (caller: Caller | null): Call => ({ id, startedAt, address, headers: req.headers, caller, deps });

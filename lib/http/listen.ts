@@ -3,6 +3,7 @@ import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { getRequestListener } from "@hono/node-server";
 import type { Deps } from "../deps.ts";
+import { describeError } from "../log.ts";
 import { type FunctionSpec, isRelay, type RawRequest } from "./endpoint.ts";
 import { ApiError, type ErrorCode } from "./error.ts";
 import { hangUp, sendError, sendErrorByHand } from "./raw.ts";
@@ -21,8 +22,8 @@ export type Listener = {
   request(req: IncomingMessage, res: ServerResponse): void;
   upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
   clientError(error: Error, socket: Duplex): void;
-  /** Refuses new work, lets replies finish, completes what is to be written, and resolves when nothing is left. */
-  drain(server: Server): Promise<void>;
+  /** Refuses new work, lets replies finish until the deadline, completes what is to be written, and resolves when nothing is left. */
+  drain(server: Server, deadlineMs?: number): Promise<void>;
 };
 
 export function createListener(functions: readonly FunctionSpec[], deps: Deps): Listener {
@@ -33,6 +34,20 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
   /** Connections that Node has handed over; its server no longer closes them. */
   const upgraded = new Set<Duplex>();
   let stopping = false;
+  /** Requests whose events are not complete; that is later than their connections' ends. */
+  let unfinished = 0;
+  let finished = () => {};
+  const leave = () => {
+    if (--unfinished === 0) finished();
+  };
+  const fail = (error: unknown) => {
+    deps.log({ severity: "ERROR", message: "request failed", ...describeError(error) });
+    leave();
+  };
+  const serve = (work: Promise<void>) => {
+    unfinished++;
+    void work.then(leave, fail);
+  };
 
   const refuse = (req: IncomingMessage, res: ServerResponse, code: ErrorCode) => {
     const error = new ApiError(code);
@@ -50,11 +65,11 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
     res.once("close", () => running.delete(res));
     if (!isSound(req)) return refuse(req, res, "bad_target");
     const raw = findRelay(req);
-    if (raw) return void raw.relay.request(raw, res);
+    if (raw) return serve(raw.relay.request(raw, res));
     if (AMBIGUOUS.test(req.url ?? "")) return refuse(req, res, "bad_target");
     // Hono makes a URL of the Host, which nobody reads, and would refuse an odd one without an envelope.
     req.headers.host = "localhost";
-    void hono(req, res);
+    serve(hono(req, res));
   };
   const upgrade = async (req: IncomingMessage, socket: Duplex, head: Buffer) => {
     upgraded.add(socket);
@@ -69,16 +84,19 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
     res.once("finish", () => hangUp(socket));
     const body = await readBehind(req, socket, head);
     if (body === null) return refuse(req, res, "too_large");
+    // Nobody else would tell that there is room again on this connection, or that the client left.
+    socket.on("drain", () => res.emit("drain"));
+    socket.once("end", () => socket.destroy()).resume();
     request(Object.assign(req, { rawBody: body, complete: true }), res);
   };
   return {
     request,
-    upgrade: (req, socket, head) => void upgrade(req, socket, head),
+    upgrade: (req, socket, head) => serve(upgrade(req, socket, head)),
     clientError: (error, socket) => {
       const current = [...running].find((res) => res.socket === socket);
       answerUnparsable(error, socket, current, deps);
     },
-    drain: async (server) => {
+    drain: async (server, deadlineMs = DRAIN_MS) => {
       stopping = true;
       for (const res of running) res.shouldKeepAlive = false;
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
@@ -86,10 +104,16 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
       const deadline = setTimeout(() => {
         server.closeAllConnections();
         for (const socket of upgraded) socket.destroy();
-      }, DRAIN_MS);
+      }, deadlineMs);
       await closed;
       clearInterval(idle);
       clearTimeout(deadline);
+      if (unfinished > 0) {
+        const last = new Promise<void>((resolve) => {
+          finished = resolve;
+        });
+        await Promise.race([last, new Promise((resolve) => setTimeout(resolve, SETTLE_MS).unref())]);
+      }
       await deps.close(SETTLE_MS);
     },
   };
@@ -178,7 +202,8 @@ function answerUnparsable(
 ): void {
   // Node tells it again with every piece that still arrives.
   if (socket.writableEnded) return;
-  if (error.code === "ECONNRESET" || !socket.writable || (current?.headersSent && !current.req.complete)) {
+  const gone = error.code === "ECONNRESET" || (current && error.code === "HPE_INVALID_EOF_STATE");
+  if (gone || !socket.writable || (current?.headersSent && !current.req.complete)) {
     socket.destroy();
   } else if (current?.req.complete) {
     if (!current.shouldKeepAlive) return;

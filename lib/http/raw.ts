@@ -15,10 +15,14 @@ export function sendError(req: IncomingMessage, res: ServerResponse, error: ApiE
     ...error.headers,
     "content-type": "application/json",
     "content-length": Buffer.byteLength(body),
-    ...(!req.complete && { connection: "close" }),
+    ...(isUnread(req) && { connection: "close" }),
   });
   res.end(req.method === "HEAD" ? undefined : body);
 }
+
+/** Whether a body is still on its way that nobody is going to read. Before a whole request has come, that is said of it too soon. */
+export const isUnread = ({ complete, headers }: IncomingMessage): boolean =>
+  !complete && (headers["transfer-encoding"] !== undefined || Number(headers["content-length"] ?? 0) > 0);
 
 /** The same where there is no request to answer: the bytes of the answer, and the end of the connection. */
 export function sendErrorByHand(socket: Duplex, error: ApiError, deps: Deps): void {

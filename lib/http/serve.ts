@@ -13,6 +13,7 @@ import { type AnyEndpoint, type FunctionSpec, isRelay, parseRoute, type Reply, w
 import { ApiError } from "./error.ts";
 import { bodyType, parseInput, readBody } from "./input.ts";
 import { probes } from "./probes.ts";
+import { isUnread } from "./raw.ts";
 
 type Methods = ReadonlyMap<string, AnyEndpoint | null>;
 /** What a probe takes; it answers these itself. */
@@ -104,7 +105,7 @@ async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Prom
     code: error?.code,
   });
   headers.set("content-type", "application/json");
-  if (!req.complete) headers.set("connection", "close");
+  if (isUnread(req)) headers.set("connection", "close");
   return new Response(body, { status, headers });
 }
 

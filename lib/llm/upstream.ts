@@ -1,6 +1,7 @@
 import { type ClientRequest, request as httpRequest } from "node:http";
 import { request as httpsRequest } from "node:https";
-import { type Dispatcher, Pool } from "undici";
+import type { Socket } from "node:net";
+import { buildConnector, type Dispatcher, Pool } from "undici";
 import { azureRoute, isAzure } from "./azure.ts";
 
 /** Where `/v1` targets go, and which header carries the key. */
@@ -43,7 +44,7 @@ export function createUpstream({ key, url, timeoutMs }: UpstreamOptions): Upstre
   const route = routeFor(new URL(url ?? OPENAI));
   const credential = key === undefined ? [] : route.keyHeader(key);
   const pool = new Pool(route.origin, {
-    connect: { timeout: CONNECT_TIMEOUT_MS },
+    connect: mendedConnector(),
     headersTimeout: timeoutMs,
     bodyTimeout: STALL_MS,
     keepAliveTimeout: 30_000,
@@ -68,6 +69,43 @@ export function createUpstream({ key, url, timeoutMs }: UpstreamOptions): Upstre
       });
     },
     close: () => pool.destroy(),
+  };
+}
+
+/** Connections of undici, mended where an answer whose connection is to be closed after it ends early, or is held back. */
+function mendedConnector(): buildConnector.connector {
+  const connect = buildConnector({ timeout: CONNECT_TIMEOUT_MS });
+  return (options, callback) =>
+    connect(options, (...outcome) => {
+      const [, socket] = outcome;
+      if (socket) {
+        socket.on("error", tellReset);
+        holdEnd(socket);
+      }
+      callback(...outcome);
+    });
+}
+
+/** undici takes a reset for the end of such an answer, so that a cut one would pass for whole. By another name it is an error. */
+function tellReset(error: NodeJS.ErrnoException): void {
+  if (error.code === "ECONNRESET") error.code = "UPSTREAM_RESET";
+}
+
+/**
+ * undici fails an assertion, and so the process, when a connection ends while its answer is held back. It gives back what it
+ * has not parsed when it holds, and reads when it goes on; Node asks for nothing (`read(0)`) to find out about the end.
+ */
+function holdEnd(socket: Socket): void {
+  const { read, unshift } = socket;
+  let held = false;
+  socket.unshift = (chunk: Buffer) => {
+    held = true;
+    if (chunk.length > 0) unshift.call(socket, chunk);
+  };
+  socket.read = (size?: number) => {
+    if (held && size === 0) return null;
+    held = false;
+    return read.call(socket, size);
   };
 }
 

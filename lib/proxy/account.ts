@@ -21,12 +21,12 @@ export function requestAccount(req: IncomingMessage, upload: Upload, bodyBytes: 
   return { model: modelInBody(text), body };
 }
 
-/** The usage that an answer reported. A stream that reported none is estimated and marked so: one token an event. */
+/** The usage that an answer reported. A stream that reported none is estimated and marked so: one token an event, but for two. */
 export function usageOf(path: string, upload: Upload, tap: Tap | null): Usage | null {
   if (!tap) return null;
   if (tap.usage) return tap.usage;
   if (!tap.isStream || !GENERATION.test(path)) return null;
-  const completionTokens = Math.max(0, tap.events - 2);
+  const completionTokens = Math.max(0, tap.estimateEvents() - 2);
   return { promptTokens: Math.ceil(upload.size / BYTES_PER_TOKEN), completionTokens, estimated: true };
 }
 

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Dispatcher } from "undici";
-import { corsHeaders } from "../http/browser.ts";
+import { corsPairs } from "../http/browser.ts";
 import type { Call } from "../http/endpoint.ts";
 import { ApiError } from "../http/error.ts";
 import { sendError } from "../http/raw.ts";
@@ -13,6 +13,8 @@ import type { Upload } from "./upload.ts";
 
 /** The client went away before it had its answer, in nginx' words. */
 const CLIENT_CLOSED = 499;
+/** A file that somebody uploaded must not run as a page of ours. */
+const NOT_A_PAGE = ["x-content-type-options", "nosniff", "content-security-policy", "default-src 'none'; sandbox"];
 const ASCII = /^[\x20-\x7e]*$/;
 
 /** What the raw listener knows of a relayed request when its exchange begins. */
@@ -102,16 +104,8 @@ export class Exchange implements Dispatcher.DispatchHandler {
     );
     this.#remaining = headers["content-length"] === undefined ? Number.NaN : Number(headers["content-length"]);
     if (headers.date !== undefined) this.#res.sendDate = false;
-    const ours = [
-      "x-proxy-gpt-request-id",
-      this.#call.id,
-      "x-content-type-options",
-      "nosniff",
-      "content-security-policy",
-      "default-src 'none'; sandbox",
-    ];
-    for (const [name, value] of Object.entries(corsHeaders(this.#req.headers.origin, deps.config.allowedOrigins)))
-      ours.push(name, value);
+    const cors = corsPairs(this.#req.headers.origin, deps.config.allowedOrigins);
+    const ours = ["x-proxy-gpt-request-id", this.#call.id, ...NOT_A_PAGE, ...cors];
     // undici reads it as UTF-8, and Node throws at what is not Latin-1.
     const reason = statusText !== undefined && ASCII.test(statusText) ? statusText : "";
     this.#res.writeHead(status, reason, responseHeaders(controller.rawHeaders as Buffer[], ours));

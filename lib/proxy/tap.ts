@@ -5,7 +5,6 @@ import type { Usage } from "../repo/ledger.ts";
 /** Bytes decoded from a compressed answer before the rest is left unread. */
 const MAX_DECODED = 32 * 1024 * 1024;
 const USAGE = Buffer.from('"usage"');
-const DATA = Buffer.from("data:");
 /** A usage object of today has some 500 bytes. */
 const MAX_USAGE = 4_096;
 const DECODERS = new Map<string, () => unknown>([
@@ -16,37 +15,37 @@ const DECODERS = new Map<string, () => unknown>([
 ]);
 
 /**
- * Reads a copy of an answer's bytes: the usage it reports, how many events it streamed, and its beginning for the audit log.
+ * Reads a copy of an answer's bytes: the usage it reports, and its beginning for the audit log.
  * Whatever it cannot read it leaves; the bytes themselves pass it by. O(1) memory.
  */
 export class Tap {
   readonly isStream: boolean;
-  /** Events of a stream so far. */
-  events = 0;
   readonly #contentType: string;
+  readonly #isText: boolean;
   readonly #keepBytes: number;
   readonly #finder = new UsageFinder();
   readonly #kept: Buffer[] = [];
-  #keptBytes = 0;
+  /** Bytes received, and bytes of text read: more of these where they were compressed. */
   #bytes = 0;
+  #readBytes = 0;
   #decoder: ReturnType<typeof createGunzip> | null = null;
-  #decoded = 0;
   #unread = false;
 
   constructor(contentType: string, encoding: string, keepBytes: number) {
     this.isStream = contentType.startsWith("text/event-stream");
     this.#contentType = contentType;
-    this.#keepBytes = isText(contentType) ? keepBytes : 0;
+    this.#isText = isText(contentType);
+    this.#keepBytes = this.#isText ? keepBytes : 0;
     if (encoding === "" || encoding === "identity") return;
     const create = DECODERS.get(encoding);
-    if (create && isText(contentType)) this.#startDecoder(create() as ReturnType<typeof createGunzip>);
+    if (create && this.#isText) this.#startDecoder(create() as ReturnType<typeof createGunzip>);
     else this.#unread = true;
   }
 
   push(chunk: Buffer): void {
     this.#bytes += chunk.length;
     if (this.#decoder) this.#decoder.write(chunk);
-    else if (!this.#unread) this.#read(chunk);
+    else if (!this.#unread && this.#isText) this.#read(chunk);
   }
 
   /** Resolves when everything that was pushed is read. */
@@ -69,28 +68,32 @@ export class Tap {
   /** The beginning of a text; of anything else its type and size. */
   text(limit: number): string | null {
     if (limit === 0) return null;
-    if (this.#unread || !isText(this.#contentType))
-      return this.#bytes === 0 ? null : describeBytes(this.#contentType, this.#bytes);
-    return clipText(clipBytes(this.#kept.length === 1 ? (this.#kept[0] as Buffer) : Buffer.concat(this.#kept), limit), limit);
+    if (this.#unread || !this.#isText) return this.#bytes === 0 ? null : describeBytes(this.#contentType, this.#bytes);
+    return clipText(clipBytes(this.#beginning(), limit), limit);
+  }
+  /** How many events a stream had, as its beginning tells. */
+  estimateEvents(): number {
+    const beginning = this.#beginning();
+    if (beginning.length === 0) return 0;
+    const counted = beginning.toString("latin1").split("data:").length - 1;
+    return Math.round((counted * this.#readBytes) / beginning.length);
+  }
+
+  #beginning(): Buffer {
+    return this.#kept.length === 1 ? (this.#kept[0] as Buffer) : Buffer.concat(this.#kept);
   }
 
   #read(chunk: Buffer): void {
     this.#finder.push(chunk);
-    if (this.isStream) this.#countEvents(chunk);
-    if (this.#keptBytes >= this.#keepBytes) return;
-    this.#kept.push(chunk.length > this.#keepBytes ? chunk.subarray(0, this.#keepBytes) : chunk);
-    this.#keptBytes += chunk.length;
-  }
-
-  #countEvents(chunk: Buffer): void {
-    for (let at = chunk.indexOf(DATA); at >= 0; at = chunk.indexOf(DATA, at + DATA.length)) this.events++;
+    const wanted = this.#keepBytes - this.#readBytes;
+    this.#readBytes += chunk.length;
+    if (wanted > 0) this.#kept.push(chunk.length > wanted ? chunk.subarray(0, wanted) : chunk);
   }
 
   #startDecoder(decoder: ReturnType<typeof createGunzip>): void {
     this.#decoder = decoder;
     decoder.on("data", (chunk: Buffer) => {
-      this.#decoded += chunk.length;
-      if (this.#decoded > MAX_DECODED) decoder.destroy();
+      if (this.#readBytes > MAX_DECODED) decoder.destroy();
       else this.#read(chunk);
     });
     decoder.on("error", () => decoder.destroy());

@@ -134,9 +134,7 @@ function closingStatements(store: Store, closings: readonly Closing[], used: Map
 
 function usageStatement(store: Store, used: Map<string, Used>): Statement[] {
   if (used.size === 0) return [];
-  const rows: unknown[] = [];
-  for (const { eventId, userId, day, requests, prompt, completion } of used.values())
-    rows.push(eventId, userId, day, requests, prompt, completion);
+  const rows = [...used.values()].flatMap((it) => [it.eventId, it.userId, it.day, it.requests, it.prompt, it.completion]);
   return [statement(store, usageText, used.size, rows)];
 }
 
@@ -227,16 +225,10 @@ function usageText({ usage, events }: Store, rows: number): SQL {
 
 /** `v (columns) as (values …)`. The first row's casts give Postgres the types of the columns named. */
 function values(rows: number, columns: Record<string, Typed>): SQL {
-  const types = Object.values(columns);
-  const first = sql.join(
-    types.map((column) => sql`cast(${value} as ${sql.raw(column.getSQLType())})`),
-    sql`, `,
-  );
-  const other = sql`(${sql.join(
-    types.map(() => sql`${value}`),
-    sql`, `,
-  )})`;
-  const list = sql.join([sql`(${first})`, ...Array.from({ length: rows - 1 }, () => other)], sql`, `);
+  const row = (slot: (column: Typed) => SQL) => sql`(${sql.join(Object.values(columns).map(slot), sql`, `)})`;
+  const first = row((column) => sql`cast(${value} as ${sql.raw(column.getSQLType())})`);
+  const other = row(() => sql`${value}`);
+  const list = sql.join([first, ...Array.from({ length: rows - 1 }, () => other)], sql`, `);
   return sql`v (${sql.raw(Object.keys(columns).join(", "))}) as (values ${list})`;
 }
 
