@@ -4,13 +4,13 @@ import type { StoreAddress } from "./store/open.ts";
 const DAY_MS = 86_400_000;
 
 const setting = <T extends z.ZodType>(schema: T, description: string): T => schema.describe(description);
-const whole = (fallback: number, min = 0, max = 2 ** 31 - 1) =>
+const wholeWithin = (min: number, max: number) =>
   z
     .string()
-    .regex(/^\d+$/, "is not a whole number")
+    .regex(/^\d{1,15}$/, "is not a whole number")
     .transform(Number)
-    .pipe(z.number().min(min, `is below ${min}`).max(max, `is above ${max}`))
-    .prefault(String(fallback));
+    .pipe(z.number().min(min, `is below ${min}`).max(max, `is above ${max}`));
+const whole = (fallback: number, min = 0, max = 2 ** 31 - 1) => wholeWithin(min, max).prefault(String(fallback));
 const oneOf = <const T extends readonly [string, ...string[]]>(...values: T) =>
   z.enum(values, { error: `is not one of ${values.join(", ")}` });
 const list = z
@@ -66,7 +66,7 @@ export const settings = z.object({
   LOG_BODY_BYTES: setting(whole(16_384, 0, 1_048_576), "Bytes of each body that the audit log keeps."),
   RETENTION_DAYS: setting(whole(0, 0, 36_500), "Days that the audit log is kept by `admin prune`; 0 keeps it for ever."),
   TRUST_HOPS: setting(
-    whole(0, 0, 10).optional(),
+    wholeWithin(0, 10).optional(),
     "Proxies in front that append to X-Forwarded-For. Default: 0 on one machine, 1 in the cloud.",
   ),
   UPSTREAM_TIMEOUT: setting(whole(600, 1, 3_600), "Seconds to wait for the upstream's first byte."),
@@ -160,5 +160,5 @@ function isHttpUrl(text: string): boolean {
 }
 
 function isOrigin(text: string): boolean {
-  return isHttpUrl(text) && new URL(text).origin === text;
+  return isHttpUrl(text) && new URL(text).origin === text && !text.includes("*");
 }

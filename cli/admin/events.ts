@@ -34,8 +34,7 @@ export async function printEvents({
     const most = limit ?? DEFAULT_LIMIT[following ? "follow" : "search"];
     for await (const batch of following ? follow(deps, filter, most, untilStopped()) : pages(deps, filter, most)) {
       if (format === "table") await learn(names, batch, deps);
-      const interruptedBefore = new Date(deps.now() - deps.config.upstream.timeoutMs);
-      print(batch.map((event) => shown(eventView(event, interruptedBefore), bodies)));
+      print(batch.map((event) => shown(eventView(event, deps.now()), bodies)));
     }
   });
 }

@@ -29,12 +29,11 @@ export const listEvents = endpoint({
   errors: ["forbidden"],
   // Reading the log is itself logged, but not what was read: that is in it already.
   audit: "row",
-  run: async ({ input: { cursor, limit = DEFAULT_LIMIT, ...filter }, call, deps: { store, config } }) => {
+  run: async ({ input: { cursor, limit = DEFAULT_LIMIT, ...filter }, deps: { store, now } }) => {
     const found = await events.search(store, { ...filter, before: cursor, limit: limit + 1 });
     const page = found.slice(0, limit);
-    const interruptedBefore = new Date(call.startedAt.getTime() - config.upstream.timeoutMs);
     return {
-      events: page.map((event) => eventView(event, interruptedBefore)),
+      events: page.map((event) => eventView(event, now())),
       next: found.length > limit ? (page.at(-1)?.id ?? null) : null,
     };
   },

@@ -31,10 +31,10 @@ export const EventView = z.object({
   response_body: z.string().nullable(),
 });
 
-/** An event as the wire has it; one without an end is taken for running if it began after `interruptedBefore`. */
-export const eventView = (event: EventRow, interruptedBefore: Date): z.input<typeof EventView> => ({
+/** An event as the wire has it. */
+export const eventView = (event: EventRow, nowMs: number): z.input<typeof EventView> => ({
   id: event.id,
-  state: stateOf(event, interruptedBefore),
+  state: stateOf(event, nowMs),
   started_at: event.startedAt.toISOString(),
   ended_at: event.endedAt?.toISOString() ?? null,
   duration_ms: event.durationMs,

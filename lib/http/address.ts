@@ -24,7 +24,7 @@ export function throttleAddress(address: string): string {
 
 /** An IPv4 address in IPv6 (`::ffff:1.2.3.4`, in any spelling) as IPv4; any other as it is. */
 function fold(address: string): string {
-  if (!isIPv6(address)) return address;
+  if (!address.includes(":")) return address;
   const [a, b, c, d, e, f, high = 0, low = 0] = groupsOf(address);
   if (a || b || c || d || e || f !== 0xffff) return address;
   return [high >> 8, high & 255, low >> 8, low & 255].join(".");

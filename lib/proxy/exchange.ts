@@ -11,14 +11,17 @@ import { requestHeaders, responseHeaders } from "./headers.ts";
 import { Tap } from "./tap.ts";
 import type { Upload } from "./upload.ts";
 
-/** The client went away before it had its answer, in nginx' words. */
-const CLIENT_CLOSED = 499;
 /** A file that somebody uploaded must not run as a page of ours. */
 const NOT_A_PAGE = ["x-content-type-options", "nosniff", "content-security-policy", "default-src 'none'; sandbox"];
 const ASCII = /^[\x20-\x7e]*$/;
 
 /** What the raw listener knows of a relayed request when its exchange begins. */
 export type Exchanged = { status: number; errorCode: string | null };
+
+/** The client went away before it had its answer; the status is nginx's. */
+export const CLIENT_GONE: Exchanged = { status: 499, errorCode: "client_closed" };
+/** The session that it runs for has ended. */
+export const REVOKED: Exchanged = { status: 401, errorCode: "session_ended" };
 
 /**
  * One request to the upstream and its answer, both piped as they come. The event is completed before the answer ends: the last
@@ -40,6 +43,7 @@ export class Exchange implements Dispatcher.DispatchHandler {
   #remaining = Number.NaN;
   #last: Buffer | null = null;
   #finished = false;
+  #unwatch = () => {};
 
   private constructor(
     call: Call,
@@ -61,8 +65,9 @@ export class Exchange implements Dispatcher.DispatchHandler {
   static run(call: Call, target: string, req: IncomingMessage, res: ServerResponse, upload: Upload): Promise<Exchanged> {
     return new Promise((resolve) => {
       const exchange = new Exchange(call, target, req, res, upload, resolve);
-      res.once("close", () => exchange.#clientGone());
-      if (res.destroyed || req.socket.destroyed) exchange.#clientGone();
+      res.once("close", () => exchange.#cut(CLIENT_GONE));
+      if (call.caller) exchange.#unwatch = call.deps.revocation.watch(call.caller.sessionId, () => exchange.#cut(REVOKED));
+      if (res.destroyed || req.socket.destroyed) exchange.#cut(CLIENT_GONE);
       else exchange.#dispatch();
     });
   }
@@ -79,7 +84,7 @@ export class Exchange implements Dispatcher.DispatchHandler {
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
     this.#controller = controller;
-    if (this.#finished) controller.abort(new Error("client gone"));
+    if (this.#finished) controller.abort(new Error("too late"));
   }
 
   onResponseStart(
@@ -149,16 +154,18 @@ export class Exchange implements Dispatcher.DispatchHandler {
     void this.#finish({ status: error.status, errorCode: error.code }, () => sendError(this.#req, this.#res, error, id, deps));
   }
 
-  #clientGone(): void {
+  /** Ends both sides in the middle. */
+  #cut(result: Exchanged): void {
     if (this.#finished) return;
-    void this.#finish({ status: CLIENT_CLOSED, errorCode: "client_closed" }, () => this.#res.destroy());
+    void this.#finish(result, () => this.#res.destroy());
     // Only now: aborting tells us of an error at once, and that is not how it ended.
-    this.#controller?.abort(new Error("client gone"));
+    this.#controller?.abort(new Error(String(result.errorCode)));
   }
 
   /** Completes the event, then ends the answer. */
   async #finish(result: Exchanged, end: () => void): Promise<void> {
     this.#finished = true;
+    this.#unwatch();
     const { id, deps } = this.#call;
     try {
       if (this.#tap?.isDecoding) await this.#tap.end();

@@ -20,10 +20,14 @@ const DECODERS = new Map<string, () => unknown>([
  */
 export class Tap {
   readonly isStream: boolean;
+  /** The last that was reported. */
+  usage: Usage | null = null;
   readonly #contentType: string;
   readonly #isText: boolean;
   readonly #keepBytes: number;
-  readonly #finder = new UsageFinder();
+  readonly #finder = new UsageFinder((usage) => {
+    this.usage = usage;
+  });
   readonly #kept: Buffer[] = [];
   /** Bytes received, and bytes of text read: more of these where they were compressed. */
   #bytes = 0;
@@ -62,9 +66,6 @@ export class Tap {
   get isDecoding(): boolean {
     return this.#decoder !== null && !this.#decoder.destroyed;
   }
-  get usage(): Usage | null {
-    return this.#finder.usage;
-  }
   /** The beginning of a text; of anything else its type and size. */
   text(limit: number): string | null {
     if (limit === 0) return null;
@@ -101,13 +102,17 @@ export class Tap {
 }
 
 /**
- * The last usage object in a stream of JSON, however it is cut into chunks. A quote inside a JSON string is escaped, so the
+ * Finds the usage objects in a stream of JSON, however it is cut into chunks. A quote inside a JSON string is escaped, so the
  * bytes `"usage"` followed by a colon are a key.
  */
 export class UsageFinder {
-  usage: Usage | null = null;
+  readonly #found: (usage: Usage) => void;
   /** The end of what was read: half a key, or a key whose object is not complete. */
   #carry: Buffer | null = null;
+
+  constructor(found: (usage: Usage) => void) {
+    this.#found = found;
+  }
 
   push(chunk: Buffer): void {
     const bytes = this.#carry === null ? chunk : Buffer.concat([this.#carry, chunk]);
@@ -117,7 +122,8 @@ export class UsageFinder {
         this.#carry = bytes.subarray(at);
         return;
       }
-      if (object !== null) this.usage = readUsage(object) ?? this.usage;
+      const usage = object === null ? null : readUsage(object);
+      if (usage !== null) this.#found(usage);
     }
     this.#carry = halfKey(bytes);
   }

@@ -7,7 +7,7 @@ import { ApiError } from "../http/error.ts";
 import { sendError } from "../http/raw.ts";
 import { toApiError } from "../http/serve.ts";
 import type { Outcome } from "../repo/ledger.ts";
-import type { Exchanged } from "./exchange.ts";
+import { CLIENT_GONE, type Exchanged, REVOKED } from "./exchange.ts";
 import { requestHeaders, responseHeaders } from "./headers.ts";
 import { UsageFinder } from "./tap.ts";
 import { admit, admitTarget } from "./v1.ts";
@@ -64,9 +64,11 @@ function tunnel(
   const usage = new RealtimeUsage();
   return new Promise((resolve) => {
     let over = false;
+    let unwatch = () => {};
     const finish = (result: Exchanged, end: () => void) => {
       if (over) return;
       over = true;
+      unwatch();
       const settle = () => {
         end();
         resolve(result);
@@ -80,7 +82,7 @@ function tunnel(
     // Node stops reading an upgraded socket; without this a client that goes away before the answer is not noticed.
     const goneEarly = () => {
       upstream.destroy();
-      finish({ status: 499, errorCode: "client_closed" }, () => socket.destroy());
+      finish(CLIENT_GONE, () => socket.destroy());
     };
     socket.once("close", goneEarly);
     socket.once("end", goneEarly);
@@ -118,6 +120,8 @@ function tunnel(
       pipeBoth(socket, Buffer.concat(early), upstreamSocket, upstreamHead, usage, (errorCode) =>
         finish({ status: SWITCHING, errorCode }, () => {}),
       );
+      if (!call.caller) return;
+      unwatch = deps.revocation.watch(call.caller.sessionId, () => finish(REVOKED, () => socket.destroy()));
     });
     upstream.end();
   });
@@ -133,7 +137,7 @@ function pipeBoth(
 ): void {
   upstream.setNoDelay(true);
   upstream.setTimeout(0);
-  upstream.on("data", (chunk) => usage.push(chunk));
+  upstream.on("data", (chunk) => usage.finder.push(chunk));
   if (upstreamHead.length > 0) upstream.unshift(upstreamHead);
   if (clientHead.length > 0) upstream.write(clientHead);
   client.pipe(upstream);
@@ -154,16 +158,10 @@ function pipeBoth(
 class RealtimeUsage {
   promptTokens = 0;
   completionTokens = 0;
-  readonly #finder = new UsageFinder();
-
-  push(chunk: Buffer): void {
-    this.#finder.push(chunk);
-    const { usage } = this.#finder;
-    if (usage === null) return;
-    this.#finder.usage = null;
-    this.promptTokens += usage.promptTokens;
-    this.completionTokens += usage.completionTokens;
-  }
+  readonly finder = new UsageFinder(({ promptTokens, completionTokens }) => {
+    this.promptTokens += promptTokens;
+    this.completionTokens += completionTokens;
+  });
 }
 
 function outcome({ deps, startedAt, caller }: Call, target: string, result: Exchanged, usage: RealtimeUsage): Outcome {

@@ -24,9 +24,12 @@ type Outcome = Omit<Store["outcomes"]["$inferSelect"], "eventId">;
 /** An event with its outcome; without one every field of it is null. */
 export type EventRow = Row & { [K in keyof Outcome]: Outcome[K] | null };
 
-/** An event without an outcome is running while it may be, and interrupted after that. */
-export const stateOf = ({ endedAt, startedAt }: Pick<EventRow, "endedAt" | "startedAt">, interruptedBefore: Date) =>
-  endedAt ? "done" : startedAt < interruptedBefore ? "interrupted" : "running";
+/** No request lasts longer: it is the cloud's limit, and a Realtime session's. */
+const LONGEST_MS = 3_600_000;
+
+/** An event without an outcome is running while it may be, and interrupted after that: its instance was killed. */
+export const stateOf = ({ endedAt, startedAt }: Pick<EventRow, "endedAt" | "startedAt">, nowMs: number) =>
+  endedAt ? "done" : nowMs - startedAt.getTime() > LONGEST_MS ? "interrupted" : "running";
 
 /** Events that match, newest first (oldest first with `after`), paged by id; ids are UUIDv7, so they order by time. */
 export async function search(store: Store, filter: EventFilter): Promise<EventRow[]> {

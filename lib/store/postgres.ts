@@ -72,8 +72,7 @@ export function openPostgres(url: string): Store {
   return {
     ...(tables as unknown as Store),
     db: db as unknown as Db,
-    atomic: ((build: (q: Db) => PromiseLike<unknown>[]) =>
-      orStoreError(db.transaction(async (tx) => Promise.all(build(tx as unknown as Db))))) as unknown as Store["atomic"],
+    atomic: atomic as unknown as Store["atomic"],
     compile: (statement: SQL) => dialect.sqlToQuery(statement).sql,
     run: (statements) => transaction(statements, true),
     migrate: () =>
