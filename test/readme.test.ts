@@ -1,0 +1,44 @@
+import { execFile, spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { startDemo } from "../lib/llm/demo.ts";
+import { type App, startApp } from "./support/app.ts";
+
+const noCurl = spawnSync("curl", ["--version"]).status !== 0;
+if (noCurl) process.stderr.write("skipped: the README's curl lines (curl is not installed)\n");
+
+let demo: Awaited<ReturnType<typeof startDemo>>;
+let app: App;
+beforeAll(async () => {
+  demo = await startDemo();
+  app = await startApp({ API_URL: demo.url });
+});
+afterAll(async () => {
+  await app.close();
+  await demo.close();
+});
+
+/** The commands of README's shell blocks that begin with `curl`, continuation lines joined. */
+const lines = [...readFileSync("README.md", "utf8").matchAll(/```sh\n(.*?)```/gs)]
+  .flatMap(([, block = ""]) => block.replaceAll("\\\n", "").split("\n"))
+  .filter((line) => line.startsWith("curl "));
+
+test.skipIf(noCurl)("the README's curl lines do what it says, in the order in which they stand there", async () => {
+  const shell = async (line: string, token: string) => {
+    const command = line.replaceAll("http://localhost:8080", app.url).replace("curl ", "curl -sS --fail-with-body ");
+    const { stdout } = await promisify(execFile)("sh", ["-c", command], { env: { ...process.env, TOKEN: token } });
+    return JSON.parse(stdout);
+  };
+  const [signup = "", models = "", chat = "", key = "", events = ""] = lines;
+  expect(lines).toHaveLength(5);
+  const { token, user } = await shell(signup, "");
+  expect(user).toMatchObject({ username: "asim", admin: true });
+  expect((await shell(models, token)).object).toBe("list");
+  expect((await shell(chat, token)).choices[0].message.content).toContain("Tell me about Spain");
+  const made = await shell(key, token);
+  expect(made.key).toMatchObject({ label: "notebook", expires_at: "2030-01-01T00:00:00.000Z" });
+  expect((await shell(models, made.token)).object).toBe("list");
+  const found = await shell(events, token);
+  expect(found.events.map((event: { path: string }) => event.path)).toEqual(["/v1/models", "/v1/chat/completions", "/v1/models"]);
+});
