@@ -12,16 +12,18 @@ type Waiting = { since: number; letGo(): void };
 /** One timer serves all writes, so that a write which is done in time costs none; patience is over after 1 to 1.5 times its length. */
 export function createUnwritten(patienceMs: number): Unwritten {
   const waiting = new Set<Waiting>();
-  let timer: NodeJS.Timeout | undefined;
+  let armed = false;
   let onEmpty = () => {};
 
   const letGo = () => {
-    timer = undefined;
+    armed = false;
     for (const write of waiting) if (performance.now() - write.since >= patienceMs) write.letGo();
     arm();
   };
   const arm = () => {
-    if (waiting.size > 0) timer ??= setTimeout(letGo, patienceMs / 2).unref();
+    if (armed || waiting.size === 0) return;
+    armed = true;
+    setTimeout(letGo, patienceMs / 2).unref();
   };
   return {
     get size() {

@@ -105,16 +105,19 @@ export async function changePassword(
     throttles.find(q, store, failureKey(username)),
   ]);
   refuseBlocked(failures, now);
+  const wrong = new ApiError("wrong_password", { message: "The current password is wrong.", param: "password" });
   if (!(await deps.passwords.verify(found?.passwordHash ?? null, password))) {
     await countFailure(store, username, config.throttle.signinFailures, now);
-    throw new ApiError("wrong_password", { message: "The current password is wrong.", param: "password" });
+    throw wrong;
   }
-  const hash = await deps.passwords.hash(newPassword);
-  await store.atomic((q) => [
-    users.setPassword(q, store, userId, hash, now),
-    sessions.removeOthers(q, store, userId, sessionId),
+  const passwordHash = await deps.passwords.hash(newPassword);
+  const [[changed]] = await store.atomic((q) => [
+    users.setPassword(q, store, userId, passwordHash, now, found?.passwordHash),
+    sessions.removeOthers(q, store, userId, sessionId, passwordHash),
     throttles.clear(q, store, failureKey(username)),
   ]);
+  // Another change, or an administrator's reset, came first.
+  if (!changed) throw wrong;
 }
 
 type NewAccount = { username: string; password: string; admin: boolean };

@@ -34,10 +34,10 @@ export function presentedCredential(req: IncomingMessage, queryToken?: string): 
   return { hash: tokenHash(first.token), ambient: candidates.some(({ ambient }) => ambient), username };
 }
 
-/** Subprotocols without the one that holds a key. */
+/** Subprotocols without those by which a browser says its key, and whose account it is. */
 export function withoutKeyProtocol(header: string): string {
   const offered = header.split(",").map((name) => name.trim());
-  return offered.filter((name) => !name.startsWith(PROTOCOL_PREFIX)).join(", ");
+  return offered.filter((name) => !/^openai-(insecure-api-key|organization|project)\./.test(name)).join(", ");
 }
 
 type Candidate = { token: string; ambient: boolean; username: string | null };

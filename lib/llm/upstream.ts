@@ -25,7 +25,7 @@ export type UpstreamRequest = {
 export type Upstream = {
   dispatch(request: UpstreamRequest, handler: Dispatcher.DispatchHandler): void;
   /** Starts a request for another protocol; the caller listens to `upgrade`, `response` and `error`. */
-  upgrade(target: string, headers: Record<string, string | string[]>): ClientRequest;
+  upgrade(target: string, headers: string[]): ClientRequest;
   close(): Promise<void>;
 };
 export type UpstreamOptions = {
@@ -59,11 +59,11 @@ export function createUpstream({ key, url, timeoutMs }: UpstreamOptions): Upstre
       );
     },
     upgrade: (target, headers) => {
-      const start = route.origin.startsWith("https:") ? httpsRequest : httpRequest;
-      const [name, value] = credential;
-      return start(new URL(route.origin), {
+      const url = new URL(route.origin);
+      const start = url.protocol === "https:" ? httpsRequest : httpRequest;
+      return start(url, {
         path: route.target(target),
-        headers: { ...headers, ...(name && { [name]: value }) },
+        headers: ["host", url.host, ...headers, ...credential],
         agent: false,
         timeout: timeoutMs,
       });

@@ -8,7 +8,12 @@ import type { Upload } from "./upload.ts";
 const BYTES_PER_TOKEN = 4;
 /** A model is named near the beginning of a body. */
 export const MODEL_SEARCH_BYTES = 4_096;
+/** The longest name of a model that is kept. */
+const MODEL_BYTES = 128;
 const GENERATION = /^\/v1\/(chat\/completions|completions|responses|messages)$/;
+
+/** How much of a body is looked at: one byte more than is kept of it tells whether a character ends there. */
+export const beginningBytes = (keptBytes: number): number => Math.max(keptBytes + 1, MODEL_SEARCH_BYTES);
 
 /** What a request says of itself: the model it names and the body to be kept. */
 export function requestAccount(req: IncomingMessage, upload: Upload, bodyBytes: number) {
@@ -33,14 +38,16 @@ export function usageOf(path: string, upload: Upload, tap: Tap | null): Usage | 
 /** The first `model` of a JSON body (a quote inside a string is escaped, so it is a key), or a multipart form's field. */
 export function modelInBody(text: string): string | null {
   const json = /"model"\s*:\s*"((?:[^"\\]|\\.){1,128})"/.exec(text)?.[1];
-  return json ?? /name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,128})\r\n/.exec(text)?.[1] ?? null;
+  const model = json ?? /name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,128})\r\n/.exec(text)?.[1];
+  return model === undefined ? null : clipText(model, MODEL_BYTES);
 }
 
-function modelInQuery(target: string): string | null {
+/** The `model` of a query, as the Realtime API takes it. */
+export function modelInQuery(target: string): string | null {
   const encoded = /[?&]model=([^&]{1,256})/.exec(target)?.[1];
   if (encoded === undefined) return null;
   try {
-    return clipText(decodeURIComponent(encoded), 128);
+    return clipText(decodeURIComponent(encoded), MODEL_BYTES);
   } catch {
     return null;
   }

@@ -6,7 +6,7 @@ import { ApiError } from "../http/error.ts";
 import { sendError } from "../http/raw.ts";
 import { describeError } from "../log.ts";
 import type { Outcome } from "../repo/ledger.ts";
-import { MODEL_SEARCH_BYTES, modelInBody, requestAccount, usageOf } from "./account.ts";
+import { beginningBytes, MODEL_SEARCH_BYTES, modelInBody, requestAccount, usageOf } from "./account.ts";
 import { requestHeaders, responseHeaders } from "./headers.ts";
 import { Tap } from "./tap.ts";
 import type { Upload } from "./upload.ts";
@@ -105,7 +105,7 @@ export class Exchange implements Dispatcher.DispatchHandler {
     this.#tap = new Tap(
       text(headers["content-type"]),
       text(headers["content-encoding"]).toLowerCase(),
-      Math.max(deps.config.audit.bodyBytes, MODEL_SEARCH_BYTES),
+      beginningBytes(deps.config.audit.bodyBytes),
     );
     this.#remaining = headers["content-length"] === undefined ? Number.NaN : Number(headers["content-length"]);
     if (headers.date !== undefined) this.#res.sendDate = false;

@@ -4,6 +4,8 @@ import type { Usage } from "../repo/ledger.ts";
 
 /** Bytes decoded from a compressed answer before the rest is left unread. */
 const MAX_DECODED = 32 * 1024 * 1024;
+/** Bytes that wait for the decoder before the rest is left unread. */
+const MAX_QUEUED = 16 * 1024 * 1024;
 const USAGE = Buffer.from('"usage"');
 /** A usage object of today has some 500 bytes. */
 const MAX_USAGE = 4_096;
@@ -48,7 +50,7 @@ export class Tap {
 
   push(chunk: Buffer): void {
     this.#bytes += chunk.length;
-    if (this.#decoder) this.#decoder.write(chunk);
+    if (this.#decoder) this.#decode(this.#decoder, chunk);
     else if (!this.#unread && this.#isText) this.#read(chunk);
   }
 
@@ -76,7 +78,7 @@ export class Tap {
   estimateEvents(): number {
     const beginning = this.#beginning();
     if (beginning.length === 0) return 0;
-    const counted = beginning.toString("latin1").split("data:").length - 1;
+    const counted = beginning.toString("latin1").split(/^data:/m).length - 1;
     return Math.round((counted * this.#readBytes) / beginning.length);
   }
 
@@ -89,6 +91,13 @@ export class Tap {
     const wanted = this.#keepBytes - this.#readBytes;
     this.#readBytes += chunk.length;
     if (wanted > 0) this.#kept.push(chunk.length > wanted ? chunk.subarray(0, wanted) : chunk);
+  }
+
+  /** What arrives faster than it is decoded is left unread, not held. */
+  #decode(decoder: ReturnType<typeof createGunzip>, chunk: Buffer): void {
+    if (decoder.destroyed) return;
+    if (decoder.writableLength > MAX_QUEUED) decoder.destroy();
+    else decoder.write(chunk);
   }
 
   #startDecoder(decoder: ReturnType<typeof createGunzip>): void {

@@ -1,18 +1,22 @@
-import { type IncomingMessage, ServerResponse, STATUS_CODES } from "node:http";
+import { type ClientRequest, type IncomingMessage, ServerResponse, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { withoutKeyProtocol } from "../http/credentials.ts";
 import type { Call, RawRequest } from "../http/endpoint.ts";
 import { ApiError } from "../http/error.ts";
-import { sendError } from "../http/raw.ts";
+import { hangUp, sendError } from "../http/raw.ts";
 import { toApiError } from "../http/serve.ts";
+import { describeError } from "../log.ts";
 import type { Outcome } from "../repo/ledger.ts";
+import { modelInQuery } from "./account.ts";
 import { CLIENT_GONE, type Exchanged, REVOKED } from "./exchange.ts";
 import { requestHeaders, responseHeaders } from "./headers.ts";
 import { UsageFinder } from "./tap.ts";
 import { admit, admitTarget } from "./v1.ts";
 
 const SWITCHING = 101;
+/** What a client may say before the upstream has agreed to listen; then it has to wait. */
+const EARLY_BYTES = 65_536;
 
 /**
  * A WebSocket below `/v1` (the Realtime API): the upgrade is asked of the upstream, its answer passed on as it is, and from
@@ -25,7 +29,7 @@ export async function relayUpgrade(raw: RawRequest, socket: Duplex, head: Buffer
   const res = new ServerResponse(req);
   res.assignSocket(socket as Socket);
   res.shouldKeepAlive = false;
-  res.once("finish", () => socket.end());
+  res.once("finish", () => hangUp(socket));
   socket.on("error", () => socket.destroy());
   let result: Exchanged;
   let call: Call | undefined;
@@ -75,9 +79,18 @@ function tunnel(
       };
       void deps.ledger.close(call.id, outcome(call, target, result, usage)).then(settle, settle);
     };
-    const upstream = deps.upstream.upgrade(target, upgradeHeaders(req));
-    const fail = (error: ApiError) =>
+    const fail = (error: ApiError) => {
+      if (over) return;
+      deps.log({ severity: "ERROR", message: "request failed", requestId: call.id, ...describeError(error.cause ?? error) });
       finish({ status: error.status, errorCode: error.code }, () => sendError(req, res, error, call.id, deps));
+    };
+    if (socket.destroyed) return finish(CLIENT_GONE, () => {});
+    let upstream: ClientRequest;
+    try {
+      upstream = deps.upstream.upgrade(target, upgradeHeaders(req));
+    } catch (error) {
+      return fail(toApiError(error));
+    }
 
     // Node stops reading an upgraded socket; without this a client that goes away before the answer is not noticed.
     const goneEarly = () => {
@@ -87,7 +100,12 @@ function tunnel(
     socket.once("close", goneEarly);
     socket.once("end", goneEarly);
     const early: Buffer[] = [head];
-    const readEarly = (chunk: Buffer) => early.push(chunk);
+    let earlyBytes = head.length;
+    const readEarly = (chunk: Buffer) => {
+      early.push(chunk);
+      earlyBytes += chunk.length;
+      if (earlyBytes > EARLY_BYTES) socket.pause();
+    };
     socket.on("data", readEarly);
 
     upstream.once("timeout", () =>
@@ -99,24 +117,28 @@ function tunnel(
     });
     upstream.once("response", (answer) => {
       if (answer.statusCode === 401) {
-        answer.resume();
         fail(new ApiError("upstream_key_rejected"));
+        upstream.destroy();
         return;
       }
+      socket.off("data", readEarly);
       res.writeHead(
         answer.statusCode ?? 502,
         responseHeaders(answer.rawHeaders.map(latin1), ["x-proxy-gpt-request-id", call.id]),
       );
       answer.pipe(res);
       const status = answer.statusCode ?? 502;
-      answer.once("close", () => finish({ status, errorCode: "upgrade_refused" }, () => {}));
+      answer.once("close", () => {
+        if (answer.complete) finish({ status, errorCode: "upgrade_refused" }, () => {});
+        else finish({ status: 502, errorCode: "upstream_reset" }, () => socket.destroy());
+      });
     });
     upstream.once("upgrade", (answer, upstreamSocket, upstreamHead) => {
       socket.off("close", goneEarly);
       socket.off("end", goneEarly);
       socket.off("data", readEarly);
       res.detachSocket(socket as Socket);
-      socket.write(switchingHead(answer, call.id));
+      socket.write(switchingHead(answer, call.id), "latin1");
       pipeBoth(socket, Buffer.concat(early), upstreamSocket, upstreamHead, usage, (errorCode) =>
         finish({ status: SWITCHING, errorCode }, () => {}),
       );
@@ -137,19 +159,20 @@ function pipeBoth(
 ): void {
   upstream.setNoDelay(true);
   upstream.setTimeout(0);
-  upstream.on("data", (chunk) => usage.finder.push(chunk));
+  // Put back before anyone listens: a stream that flows would say it to the first listener alone.
   if (upstreamHead.length > 0) upstream.unshift(upstreamHead);
+  upstream.on("data", (chunk) => usage.finder.push(chunk));
   if (clientHead.length > 0) upstream.write(clientHead);
   client.pipe(upstream);
   upstream.pipe(client);
-  // Either end's death is the other's; a clean end is passed on by `pipe`.
+  // Either end's death is the other's. A clean end is passed on by `pipe`, behind what a slow client has still to read.
   client.once("close", () => {
     upstream.destroy();
     done(null);
   });
   upstream.on("error", () => client.destroy());
   upstream.once("close", () => {
-    client.destroy();
+    (client as Socket).destroySoon();
     done(null);
   });
 }
@@ -172,7 +195,7 @@ function outcome({ deps, startedAt, caller }: Call, target: string, result: Exch
     status: result.status,
     durationMs: endedAt.getTime() - startedAt.getTime(),
     userId: caller?.userId ?? null,
-    model: new URL(target, "http://upstream.invalid").searchParams.get("model"),
+    model: modelInQuery(target),
     usage: promptTokens + completionTokens > 0 ? { promptTokens, completionTokens, estimated: false } : null,
     upstreamRequestId: null,
     errorCode: result.errorCode,
@@ -183,18 +206,16 @@ function outcome({ deps, startedAt, caller }: Call, target: string, result: Exch
 }
 
 /** The upgrade's own headers are between two neighbours, so they are said again; the key and its handshake travel as they are. */
-function upgradeHeaders({ headers, rawHeaders }: IncomingMessage): Record<string, string | string[]> {
-  const sent: Record<string, string | string[]> = {};
+function upgradeHeaders({ headers, rawHeaders }: IncomingMessage): string[] {
+  const sent = ["connection", "Upgrade", "upgrade", "websocket"];
   const kept = requestHeaders(rawHeaders, headers.connection);
   for (let i = 0; i < kept.length; i += 2) {
     const name = kept[i] as string;
-    const before = sent[name];
-    const value = kept[i + 1] as string;
-    sent[name] = before === undefined ? value : [before, value].flat();
+    if (!/^sec-websocket-(extensions|protocol)$/i.test(name)) sent.push(name, kept[i + 1] as string);
   }
-  for (const name of Object.keys(sent)) if (/^sec-websocket-(extensions|protocol)$/i.test(name)) delete sent[name];
   const protocols = withoutKeyProtocol(headers["sec-websocket-protocol"] ?? "");
-  return { ...sent, ...(protocols && { "sec-websocket-protocol": protocols }), connection: "Upgrade", upgrade: "websocket" };
+  if (protocols !== "") sent.push("sec-websocket-protocol", protocols);
+  return sent;
 }
 
 function switchingHead({ statusMessage, rawHeaders }: IncomingMessage, id: string): string {

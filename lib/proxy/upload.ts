@@ -33,14 +33,14 @@ export class Upload {
 
   /** The body for the upstream: null when there is none. Call once. */
   body(): Buffer | AsyncIterable<Uint8Array> | null {
+    const streams = !this.#ended && hasBody(this.#req);
     // A stream without a listener flows on into nothing, and the upstream may take its time to ask for the rest.
-    if (!this.#ended) this.#req.pause();
+    if (streams) this.#req.pause();
     this.#req.off("data", this.#onData);
     this.#req.off("end", this.#onEnd);
     const chunks = this.#chunks;
     this.#chunks = [];
-    if (!this.#ended && !hasBody(this.#req)) return null;
-    if (!this.#ended) return this.#rest(chunks);
+    if (streams) return this.#rest(chunks);
     if (chunks.length === 0) return null;
     return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, this.size);
   }

@@ -7,6 +7,7 @@ import { ApiError } from "../http/error.ts";
 import { sendError } from "../http/raw.ts";
 import { toApiError } from "../http/serve.ts";
 import { describeError } from "../log.ts";
+import { beginningBytes } from "./account.ts";
 import { Exchange, type Exchanged } from "./exchange.ts";
 import { provenTarget } from "./path.ts";
 import { createPolicy } from "./policy.ts";
@@ -32,7 +33,7 @@ export async function relayRequest(raw: RawRequest, res: ServerResponse): Promis
   let call: Call | undefined;
   try {
     const target = admitTarget(raw);
-    upload = new Upload(req, Math.max(deps.config.audit.bodyBytes, 4_096));
+    upload = new Upload(req, beginningBytes(deps.config.audit.bodyBytes));
     call = await admit(raw, target, id);
     result = await Exchange.run(call, target, req, res, upload);
   } catch (thrown) {

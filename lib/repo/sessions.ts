@@ -91,10 +91,15 @@ export function removeAll(q: Store["db"], { sessions }: Store, userId: string) {
   return q.delete(sessions).where(eq(sessions.userId, userId));
 }
 
-/** The statement that ends a user's sign-ins, but for the one to keep; API keys stay. For use in `atomic`. */
-export function removeOthers(q: Store["db"], { sessions }: Store, userId: string, keepId: string) {
+/**
+ * The statement that ends a user's sign-ins, but for the one to keep; API keys stay. With a hash only once that is the user's
+ * password. For use in `atomic`.
+ */
+export function removeOthers(q: Store["db"], store: Store, userId: string, keepId: string, passwordHash?: string) {
+  const { sessions, users } = store;
   const others = and(eq(sessions.userId, userId), eq(sessions.kind, "session"), ne(sessions.id, keepId));
-  return q.delete(sessions).where(others);
+  const changed = sql`exists (select 1 from ${users} where ${users.id} = ${userId} and ${users.passwordHash} = ${passwordHash})`;
+  return q.delete(sessions).where(passwordHash === undefined ? others : and(others, changed));
 }
 
 /** Deletes up to `limit` sessions that have expired; answers how many went. */

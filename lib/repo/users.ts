@@ -121,9 +121,14 @@ export function confirm(q: Store["db"], store: Store, { id, passwordHash }: { id
     .returning(columns(store));
 }
 
-/** The statement that replaces a password. For use in `atomic`. */
-export function setPassword(q: Store["db"], { users }: Store, id: string, passwordHash: string, at: Date) {
-  return q.update(users).set({ passwordHash, updatedAt: at }).where(eq(users.id, id)).returning({ id: users.id });
+/** The statement that replaces a password, where `from` is given only if that is still its hash. For use in `atomic`. */
+export function setPassword(q: Store["db"], { users }: Store, id: string, passwordHash: string, at: Date, from?: string) {
+  const unchanged = from === undefined ? undefined : eq(users.passwordHash, from);
+  return q
+    .update(users)
+    .set({ passwordHash, updatedAt: at })
+    .where(and(eq(users.id, id), unchanged))
+    .returning({ id: users.id });
 }
 
 /** The statement that disables a user, or enables one again. For use in `atomic`. */

@@ -1,3 +1,4 @@
+import { setImmediate as turn } from "node:timers/promises";
 import type { Sources } from "../../lib/deps.ts";
 import type { FunctionSpec } from "../../lib/http/endpoint.ts";
 import { type EventRow, search } from "../../lib/repo/events.ts";
@@ -89,3 +90,27 @@ export async function startRelay(
 
 /** The id of the request that a log line tells about. */
 export const idOf = (line: Line): string => String(line.requestId);
+
+/** How many TCP connections this process has, whoever's they are; those that a pool keeps for later are not counted. */
+export const openSockets = (): number => process.getActiveResourcesInfo().filter((name) => name === "TCPSocketWrap").length;
+
+/** Turns of the event loop until it is so; fails after five seconds. */
+export async function until(is: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + 5_000;
+  while (!(await is())) {
+    if (performance.now() > deadline) throw new Error(`not so within 5 s: ${is}`);
+    await turn();
+  }
+}
+
+/** Until a number has stopped growing: not once in 200 ms of turns of the event loop. */
+export async function settled(value: () => number): Promise<void> {
+  let last = value();
+  let since = performance.now();
+  while (performance.now() - since < 200) {
+    await turn();
+    if (value() === last) continue;
+    last = value();
+    since = performance.now();
+  }
+}
