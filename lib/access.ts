@@ -52,6 +52,15 @@ export const self: Guard<{ id?: string | undefined }, { caller: Caller; user: us
   },
 };
 
+/** The same with a password behind it: a key that leaked must not rename its owner. */
+export const selfByPassword: typeof self = {
+  name: "selfByPassword",
+  admit: async (call, input) => {
+    await signedInByPassword.admit(call, input);
+    return self.admit(call, input);
+  },
+};
+
 /** Whoever presents a session's token, as a credential or, as documented, in the body; both must be the same. */
 export const tokenHolder: Guard<{ token?: string | undefined }, { session: { id: string; userId: string } }> = {
   name: "tokenHolder",

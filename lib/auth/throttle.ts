@@ -1,3 +1,4 @@
+import { hash } from "node:crypto";
 import { ApiError } from "../http/error.ts";
 import * as throttles from "../repo/throttles.ts";
 import type { Store } from "../store/store.ts";
@@ -15,7 +16,8 @@ export const signupLimit = (address: string, most: number): Limit => ({
   most,
   windowMs: 60 * MINUTE_MS,
 });
-export const failureKey = (username: string) => `failures:${username}`;
+/** Hashed, because what is typed into the wrong field may be a password. */
+export const failureKey = (username: string) => `failures:${hash("sha256", username, "base64url")}`;
 
 /** The statement that counts a try; `refuseOver` judges its answer. For use in `atomic`. */
 export function countTry(q: Store["db"], store: Store, { key, windowMs }: Limit, now: Date) {

@@ -36,7 +36,8 @@ export async function enter(req: IncomingMessage, id: string, { path, query }: T
   const method = req.method ?? "";
   const opening = { id, startedAt, endpoint, method, path, query: withoutSecrets(query), address };
   const caller = credential?.hash ? await deps.ledger.open(opening, credential.hash) : null;
-  const impostor = caller !== null && credential?.username != null && credential.username !== caller.username;
+  const named = credential?.username?.toLowerCase();
+  const impostor = caller !== null && named !== undefined && named !== caller.username;
   if (caller && !impostor) return { call: call(caller), opened: true };
   if (!door.access.open) return { call: call(null), opened: impostor };
   if (!caller) await deps.ledger.openAnonymous(opening);

@@ -1,6 +1,6 @@
 import type { ServerResponse } from "node:http";
 import type { Deps } from "../deps.ts";
-import { corsHeaders, isPreflight, preflightHeaders } from "../http/browser.ts";
+import { corsHeaders, isPreflight, preflightHeaders, SECURITY_HEADERS } from "../http/browser.ts";
 import { type Entered, enter, refuseAnonymous, splitTarget } from "../http/door.ts";
 import type { Call, RawRequest } from "../http/endpoint.ts";
 import { ApiError } from "../http/error.ts";
@@ -25,7 +25,8 @@ export async function relayRequest(raw: RawRequest, res: ServerResponse): Promis
   const startedMs = performance.now();
   if (isPreflight(req.method, req.headers)) {
     const cors = corsHeaders(req.headers.origin, deps.config.allowedOrigins);
-    res.writeHead(204, { ...cors, ...preflightHeaders(req.headers, METHODS) }).end();
+    const ours = { ...SECURITY_HEADERS, "x-proxy-gpt-request-id": id };
+    res.writeHead(204, { ...ours, ...cors, ...preflightHeaders(req.headers, METHODS) }).end();
     return;
   }
   let upload: Upload | undefined;
