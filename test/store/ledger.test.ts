@@ -145,30 +145,36 @@ describe.skipIf(skipped)("Neon", () => {
     await expectUsageToEqualEvents();
   });
 
-  test(`whatever the line loses, every call that reached the upstream has one event, counted once (seed ${seed})`, async () => {
-    const chance = random(seed);
-    for (let round = 0; round < trials(2); round++) {
-      const lose = () => {
-        const kind = Math.floor(chance() * 4);
-        bridge.fail((["dropAnswer", "refuse", "status500"] as const)[kind] ?? { delayMs: 5 }, 1 + Math.floor(chance() * 2));
-      };
-      lose();
-      relay.upstream.next(after(lose));
-      relay.upstream.next(after(lose));
-      const answers = await many(24);
-      expect(answers.filter(({ status }) => status !== 200 && status !== 503)).toEqual([]);
-      await relay.app.deps.ledger.settled(10_000);
-      for (const { name, status } of answers) {
-        const events = await eventsOf(name);
-        expect([name, asked(name)]).toEqual([name, status === 200 ? 1 : 0]);
-        if (status === 200) expect(events).toMatchObject([complete]);
-        expect(events.length).toBeLessThanOrEqual(1);
+  test(
+    `whatever the line loses, every call that reached the upstream has one event, counted once (seed ${seed})`,
+    async () => {
+      const chance = random(seed);
+      for (let round = 0; round < trials(2); round++) {
+        const lose = () => {
+          const kind = Math.floor(chance() * 4);
+          bridge.fail((["dropAnswer", "refuse", "status500"] as const)[kind] ?? { delayMs: 5 }, 1 + Math.floor(chance() * 2));
+        };
+        lose();
+        relay.upstream.next(after(lose));
+        relay.upstream.next(after(lose));
+        const answers = await many(24);
+        expect(answers.filter(({ status }) => status !== 200 && status !== 503)).toEqual([]);
+        await relay.app.deps.ledger.settled(10_000);
+        for (const { name, status } of answers) {
+          const events = await eventsOf(name);
+          expect([name, asked(name)]).toEqual([name, status === 200 ? 1 : 0]);
+          if (status === 200) expect(events).toMatchObject([complete]);
+          expect(events.length).toBeLessThanOrEqual(1);
+        }
+        await expectUsageToEqualEvents();
+        // What was told to fail and did not come to it must not add up, nor fail the tests that follow.
+        relay.reset();
+        for (let well = 0; well < 5; )
+          well = (await relay.app.deps.store.ping().catch(() => "failed")) === undefined ? well + 1 : 0;
       }
-      await expectUsageToEqualEvents();
-    }
-    // What was told to fail and did not come to it must not fail the tests that follow.
-    for (let well = 0; well < 5; ) well = (await relay.app.deps.store.ping().catch(() => "failed")) === undefined ? well + 1 : 0;
-  });
+    },
+    roundsTake(trials(2)),
+  );
 
   test("while the store is down nothing reaches the upstream, nobody is told to sign in, and its return is enough", async () => {
     down();
@@ -259,25 +265,29 @@ describe.skipIf(skipped)("Postgres over TCP", () => {
     expect(await Promise.all(Array.from({ length: 10 }, () => settingsOf(store)))).toEqual(Array(10).fill([]));
   });
 
-  test(`a line that is cut in the middle of work doubles nothing and loses nothing (seed ${seed})`, async () => {
-    const chance = random(seed);
-    for (let round = 0; round < trials(3); round++) {
-      for (let at = 0, skips = Math.floor(chance() * 12); at <= skips; at++)
-        relay.upstream.next(at < skips ? answerByDefault : after(() => wire.cut()));
-      const working = many(24);
-      if (chance() < 0.5) wire.cut();
-      const answers = await working;
-      expect(answers.filter(({ status }) => status !== 200 && status !== 503)).toEqual([]);
-      await relay.app.deps.ledger.settled(10_000);
-      for (const { name, status } of answers) {
-        const events = await eventsOf(name);
-        expect([name, asked(name)]).toEqual([name, status === 200 ? 1 : 0]);
-        if (status === 200) expect(events).toMatchObject([complete]);
-        expect(events.length).toBeLessThanOrEqual(1);
+  test(
+    `a line that is cut in the middle of work doubles nothing and loses nothing (seed ${seed})`,
+    async () => {
+      const chance = random(seed);
+      for (let round = 0; round < trials(3); round++) {
+        for (let at = 0, skips = Math.floor(chance() * 12); at <= skips; at++)
+          relay.upstream.next(at < skips ? answerByDefault : after(() => wire.cut()));
+        const working = many(24);
+        if (chance() < 0.5) wire.cut();
+        const answers = await working;
+        expect(answers.filter(({ status }) => status !== 200 && status !== 503)).toEqual([]);
+        await relay.app.deps.ledger.settled(10_000);
+        for (const { name, status } of answers) {
+          const events = await eventsOf(name);
+          expect([name, asked(name)]).toEqual([name, status === 200 ? 1 : 0]);
+          if (status === 200) expect(events).toMatchObject([complete]);
+          expect(events.length).toBeLessThanOrEqual(1);
+        }
+        await expectUsageToEqualEvents();
       }
-      await expectUsageToEqualEvents();
-    }
-  });
+    },
+    roundsTake(trials(3)),
+  );
 
   test("an end that the store will never take is written without its content, and holds up nobody else's", async () => {
     const usage = { prompt_tokens: 3_000_000_000, completion_tokens: 1 };
@@ -291,6 +301,9 @@ describe.skipIf(skipped)("Postgres over TCP", () => {
     await expectUsageToEqualEvents();
   });
 });
+
+/** The most that so many rounds may take, in milliseconds. */
+const roundsTake = (rounds: number) => 20_000 + rounds * 3_000;
 
 /** The line is as long as one between a function and its database. */
 const farAway = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
