@@ -3,6 +3,7 @@ import { defineConfig } from "vitest/config";
 /** `architecture` reads the source only and is part of `npm run check`; `service` runs the product. */
 export default defineConfig({
   test: {
+    maxWorkers: "100%",
     projects: [
       { test: { name: "architecture", include: ["test/architecture.test.ts"] } },
       {

@@ -1,6 +1,8 @@
 /** One member's share of a group's work. */
 type Waiting<T, R> = { item: T; resolve(result: R): void; reject(error: Error): void };
 
+/** Fewer in the group before are not worth waiting for again. */
+const COMPANY = 4;
 /** After so long without a flush nobody is waited for. */
 const QUIET_MS = 20;
 
@@ -16,7 +18,7 @@ export type GroupOptions = {
 
 /**
  * Group commit: items that arrive together are flushed together. An item that arrives in quiet goes out in the same turn of
- * the event loop; where the flush before had company too, it waits for some, for at most the window. `flush` answers for each
+ * the event loop; where the group before was a crowd, it waits for company, for at most the window. `flush` answers for each
  * item its result, or the error that its caller gets; it never rejects.
  */
 export function grouped<T, R>(flush: (items: T[]) => Promise<(R | Error)[]>, options: GroupOptions): (item: T) => Promise<R> {
@@ -28,7 +30,7 @@ export function grouped<T, R>(flush: (items: T[]) => Promise<(R | Error)[]>, opt
   const schedule = () => {
     if (scheduled || running >= options.inFlight || waiting.length === 0) return;
     scheduled = true;
-    const quiet = last.size < 2 || options.now() - last.at > QUIET_MS;
+    const quiet = last.size < COMPANY || options.now() - last.at > QUIET_MS;
     if (quiet || waiting.length >= options.size) setImmediate(start);
     else setTimeout(start, options.windowMs);
   };

@@ -2,14 +2,15 @@ import type { IncomingMessage } from "node:http";
 import type { HttpBindings } from "@hono/node-server";
 import { Hono } from "hono";
 import { clipText } from "../audit/clip.ts";
+import { outcomeOf } from "../audit/outcome.ts";
 import type { Deps } from "../deps.ts";
 import { describeError } from "../log.ts";
-import type { Subject } from "../repo/ledger.ts";
+import type { Outcome, Subject } from "../repo/ledger.ts";
 import { storeError } from "../store/store.ts";
 import { corsHeaders, preflightHeaders, SECURITY_HEADERS } from "./browser.ts";
 import { sessionCookie } from "./credentials.ts";
 import { enter, refuseAnonymous, splitTarget } from "./door.ts";
-import { type AnyEndpoint, type FunctionSpec, isRelay, parseRoute, type Reply, writes } from "./endpoint.ts";
+import { type AnyEndpoint, type Call, type FunctionSpec, isRelay, parseRoute, type Reply, writes } from "./endpoint.ts";
 import { ApiError } from "./error.ts";
 import { bodyType, parseInput, readBody } from "./input.ts";
 import { probes } from "./probes.ts";
@@ -31,7 +32,8 @@ export function createApp(functions: readonly FunctionSpec[], deps: Deps): Hono<
   return app;
 }
 
-type EventSoFar = { opened: boolean; userId: string | null; subject: Subject | null; requestBody: string | null };
+/** A request's event so far; `call` where one was opened, and must be completed. */
+type EventSoFar = { call: Call | null; userId: string | null; subject: Subject | null; requestBody: string | null };
 
 /** One request's whole life. */
 async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Promise<Response> {
@@ -39,7 +41,7 @@ async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Prom
   const startedMs = performance.now();
   const headers = headersFor(req, id, deps);
   const target = splitTarget(req.url ?? "/");
-  const event: EventSoFar = { opened: false, userId: null, subject: null, requestBody: null };
+  const event: EventSoFar = { call: null, userId: null, subject: null, requestBody: null };
   let entry: AnyEndpoint | undefined;
   let status = 200;
   let body = "";
@@ -55,7 +57,7 @@ async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Prom
     };
     const entered = await enter(req, id, target, door, deps);
     const { call } = entered;
-    event.opened = entered.opened;
+    if (entered.opened) event.call = call;
     event.userId = call.caller?.userId ?? null;
     refuseAnonymous(entered, door);
     const raw = await readBody(req, entry.bodyLimit);
@@ -77,23 +79,7 @@ async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Prom
     if (error.status >= 500)
       deps.log({ severity: "ERROR", message: "request failed", requestId: id, ...describeError(error.cause ?? error) });
   }
-  const durationMs = Math.round(performance.now() - startedMs);
-  if (event.opened) {
-    const keep = (text: string) => (deps.config.audit.bodyBytes > 0 ? clipText(text, deps.config.audit.bodyBytes) : null);
-    await deps.ledger.close(id, {
-      endedAt: new Date(deps.now()),
-      status,
-      durationMs,
-      userId: event.userId,
-      errorCode: error?.code ?? null,
-      requestBody: event.requestBody && keep(event.requestBody),
-      responseBody: entry?.audit === "bodies" ? keep(body) : null,
-      model: null,
-      usage: null,
-      upstreamRequestId: null,
-      subject: event.subject,
-    });
-  }
+  if (event.call) await complete(event, { status, errorCode: error?.code ?? null }, entry?.audit === "bodies" ? body : null);
   deps.log({
     severity: "INFO",
     message: `${req.method} ${target.path} ${status}`,
@@ -101,12 +87,25 @@ async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Prom
     endpoint: entry?.name,
     userId: event.userId,
     status,
-    ms: durationMs,
+    ms: Math.round(performance.now() - startedMs),
     code: error?.code,
   });
   headers.set("content-type", "application/json");
   if (isUnread(req)) headers.set("connection", "close");
   return new Response(body, { status, headers });
+}
+
+async function complete(
+  event: EventSoFar,
+  ended: Pick<Outcome, "status" | "errorCode">,
+  responseBody: string | null,
+): Promise<void> {
+  const { call, userId, subject, requestBody } = event;
+  if (!call) return;
+  const { bodyBytes } = call.deps.config.audit;
+  const kept = (text: string | null) => (text === null || bodyBytes === 0 ? null : clipText(text, bodyBytes));
+  const bodies = { requestBody: kept(requestBody), responseBody: kept(responseBody) };
+  await call.deps.ledger.close(call.id, outcomeOf(call, { ...ended, userId, subject, ...bodies }));
 }
 
 /** What any thrown value is to the caller: a refusal as it is, a store that is down, or a fixed text. */

@@ -1,6 +1,7 @@
 import { type ClientRequest, type IncomingMessage, ServerResponse, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
+import { outcomeOf } from "../audit/outcome.ts";
 import { withoutKeyProtocol } from "../http/credentials.ts";
 import type { Call, RawRequest } from "../http/endpoint.ts";
 import { ApiError } from "../http/error.ts";
@@ -187,22 +188,13 @@ class RealtimeUsage {
   });
 }
 
-function outcome({ deps, startedAt, caller }: Call, target: string, result: Exchanged, usage: RealtimeUsage): Outcome {
-  const { promptTokens, completionTokens } = usage;
-  const endedAt = new Date(deps.now());
-  return {
-    endedAt,
-    status: result.status,
-    durationMs: endedAt.getTime() - startedAt.getTime(),
-    userId: caller?.userId ?? null,
+function outcome(call: Call, target: string, result: Exchanged, { promptTokens, completionTokens }: RealtimeUsage): Outcome {
+  return outcomeOf(call, {
+    ...result,
+    userId: call.caller?.userId ?? null,
     model: modelInQuery(target),
     usage: promptTokens + completionTokens > 0 ? { promptTokens, completionTokens, estimated: false } : null,
-    upstreamRequestId: null,
-    errorCode: result.errorCode,
-    requestBody: null,
-    responseBody: null,
-    subject: null,
-  };
+  });
 }
 
 /** The upgrade's own headers are between two neighbours, so they are said again; the key and its handshake travel as they are. */

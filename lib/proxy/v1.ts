@@ -1,4 +1,5 @@
 import type { ServerResponse } from "node:http";
+import { outcomeOf } from "../audit/outcome.ts";
 import type { Deps } from "../deps.ts";
 import { corsHeaders, isPreflight, preflightHeaders, SECURITY_HEADERS } from "../http/browser.ts";
 import { type Entered, enter, refuseAnonymous, splitTarget } from "../http/door.ts";
@@ -93,19 +94,5 @@ function policyOf(deps: Deps): ReturnType<typeof createPolicy> {
 
 async function closeRefused({ call, opened }: Entered, error: ApiError): Promise<void> {
   if (!opened) return;
-  const { deps, id, startedAt } = call;
-  const endedAt = new Date(deps.now());
-  await deps.ledger.close(id, {
-    endedAt,
-    status: error.status,
-    durationMs: endedAt.getTime() - startedAt.getTime(),
-    userId: null,
-    model: null,
-    usage: null,
-    upstreamRequestId: null,
-    errorCode: error.code,
-    requestBody: null,
-    responseBody: null,
-    subject: null,
-  });
+  await call.deps.ledger.close(call.id, outcomeOf(call, { status: error.status, errorCode: error.code }));
 }
