@@ -18,8 +18,18 @@ type Fields = Record<string, unknown>;
 /** A field of a form or query, with every value that was given for it. */
 type TextFields = Map<string, string[]>;
 
-/** Reads a body up to the limit; under the framework it was read before us. Throws `too_large`, `unsupported_media_type`, `client_closed`. */
-export async function readBody(req: IncomingMessage & { rawBody?: Buffer }, limit: number): Promise<Buffer> {
+/** How long a body of ours may take; the listener sets no limit, because an upload to `/v1` may take as long as it takes. */
+export const BODY_WITHIN_MS = 30_000;
+
+/**
+ * Reads a body up to the limit; under the framework it was read before us. Throws `too_large`, `unsupported_media_type`, and
+ * `client_closed` where it did not come whole in time: the connection of a client that dawdles is closed.
+ */
+export async function readBody(
+  req: IncomingMessage & { rawBody?: Buffer },
+  limit: number,
+  withinMs = BODY_WITHIN_MS,
+): Promise<Buffer> {
   const encoding = req.headers["content-encoding"];
   if (encoding !== undefined && encoding !== "identity") throw new ApiError("unsupported_media_type");
   const declared = Number(req.headers["content-length"] ?? 0);
@@ -27,6 +37,7 @@ export async function readBody(req: IncomingMessage & { rawBody?: Buffer }, limi
   if (req.rawBody) return req.rawBody;
   const chunks: Buffer[] = [];
   let size = 0;
+  const late = setTimeout(() => req.destroy(), withinMs);
   try {
     for await (const chunk of req as AsyncIterable<Buffer>) {
       size += chunk.length;
@@ -35,6 +46,8 @@ export async function readBody(req: IncomingMessage & { rawBody?: Buffer }, limi
     }
   } catch (error) {
     throw error instanceof ApiError ? error : new ApiError("client_closed", { cause: error });
+  } finally {
+    clearTimeout(late);
   }
   return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size);
 }

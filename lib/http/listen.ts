@@ -6,6 +6,7 @@ import type { Deps } from "../deps.ts";
 import { describeError } from "../log.ts";
 import { type FunctionSpec, isRelay, type RawRequest } from "./endpoint.ts";
 import { ApiError, type ErrorCode } from "./error.ts";
+import { BODY_WITHIN_MS } from "./input.ts";
 import { hangUp, sendError, sendErrorByHand } from "./raw.ts";
 import { createApp } from "./serve.ts";
 
@@ -83,6 +84,8 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
     res.shouldKeepAlive = false;
     res.once("finish", () => hangUp(socket));
     const body = await readBehind(req, socket, head);
+    // Half a body must not be taken for a whole one.
+    if (socket.destroyed) return;
     if (body === null) return refuse(req, res, "too_large");
     // Nobody else would tell that there is room again on this connection, or that the client left.
     socket.on("drain", () => res.emit("drain"));
@@ -179,6 +182,7 @@ async function readBehind({ headers }: IncomingMessage, socket: Duplex, head: Bu
   const chunks = [head];
   let size = head.length;
   if (size < length) {
+    const late = setTimeout(() => socket.destroy(), BODY_WITHIN_MS);
     await new Promise<void>((resolve) => {
       socket.on("data", (chunk: Buffer) => {
         if (size < length) chunks.push(chunk);
@@ -189,6 +193,7 @@ async function readBehind({ headers }: IncomingMessage, socket: Duplex, head: Bu
       socket.once("end", () => size < length && socket.destroy());
       socket.once("close", resolve);
     });
+    clearTimeout(late);
   }
   return Buffer.concat(chunks).subarray(0, length);
 }
