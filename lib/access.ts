@@ -1,6 +1,11 @@
+import { type Claimed, claimPrompt, type Prompting } from "./chat/prompting.ts";
 import type { Call, Guard } from "./http/endpoint.ts";
 import { ApiError } from "./http/error.ts";
+import { named, type People } from "./http/fields.ts";
+import * as chats from "./repo/chats.ts";
+import * as groups from "./repo/groups.ts";
 import type { Caller } from "./repo/ledger.ts";
+import * as messages from "./repo/messages.ts";
 import * as sessions from "./repo/sessions.ts";
 import * as users from "./repo/users.ts";
 import { tokenHash } from "./token.ts";
@@ -74,6 +79,139 @@ export const tokenHolder: Guard<{ token?: string | undefined }, { session: { id:
     return { session: named };
   },
 };
+
+type GroupInput = { id?: string | undefined; group_id?: string | undefined };
+type GroupGrant = { caller: Caller; group: groups.GroupView };
+
+/** A member of a group. To anybody else it looks as if it were absent. */
+export const groupMember: Guard<GroupInput, GroupGrant> = {
+  name: "groupMember",
+  admit: async (call, { id, group_id = id }) => {
+    const caller = required(call.caller);
+    if (group_id === undefined) throw new ApiError("invalid_input", { message: "group_id is missing.", param: "group_id" });
+    const group = await groups.findForMember(call.deps.store, group_id, caller.userId);
+    if (!group) throw new ApiError("not_found");
+    return { caller, group };
+  },
+};
+
+/** An owner of a group. */
+export const groupOwner: Guard<GroupInput, GroupGrant> = {
+  name: "groupOwner",
+  admit: async (call, input) => {
+    const grant = await groupMember.admit(call, input);
+    if (grant.group.role !== "owner") throw new ApiError("forbidden", { message: "Only an owner of the group may do this." });
+    return grant;
+  },
+};
+
+/** An owner of a group for any of its members, a member for themselves. Grants the ids of those who are named. */
+export const groupOwnerOrLeaving: Guard<GroupInput & People, GroupGrant & { userIds: string[] }> = {
+  name: "groupOwnerOrLeaving",
+  admit: async (call, input) => {
+    const grant = await groupMember.admit(call, input);
+    const userIds = membersNamed(await groups.members(call.deps.store, grant.group.id), input);
+    const others = userIds.some((id) => id !== grant.caller.userId);
+    if (others && grant.group.role !== "owner")
+      throw new ApiError("forbidden", { message: "Only an owner of the group removes others." });
+    return { ...grant, userIds };
+  },
+};
+
+type ChatInput = { id?: string | undefined; chat_id?: string | undefined };
+type ChatGrant = { caller: Caller; chat: chats.ChatView };
+
+/** Who sees a chat: its owner, its users, and the members of its group. To anybody else it looks as if it were absent. */
+export const chatMember: Guard<ChatInput, ChatGrant> = {
+  name: "chatMember",
+  admit: async (call, { id, chat_id = id }) => {
+    const caller = required(call.caller);
+    if (chat_id === undefined) throw new ApiError("invalid_input", { message: "id is missing.", param: "id" });
+    const chat = await chats.findForMember(call.deps.store, chat_id, caller.userId);
+    if (!chat) throw new ApiError("not_found");
+    return { caller, chat };
+  },
+};
+
+/** The owner of a chat. */
+export const chatOwner: Guard<ChatInput, ChatGrant> = {
+  name: "chatOwner",
+  admit: async (call, input) => {
+    const grant = await chatMember.admit(call, input);
+    if (grant.chat.ownerId !== grant.caller.userId)
+      throw new ApiError("forbidden", { message: "Only the owner of the chat may do this." });
+    return grant;
+  },
+};
+
+/** The owner of a chat for any of its users, a user for themselves. Grants the ids of those who are named. */
+export const chatOwnerOrLeaving: Guard<ChatInput & People, ChatGrant & { userIds: string[] }> = {
+  name: "chatOwnerOrLeaving",
+  admit: async (call, input) => {
+    const grant = await chatMember.admit(call, input);
+    const userIds = membersNamed(await chats.users(call.deps.store, grant.chat.id), input);
+    const others = userIds.some((id) => id !== grant.caller.userId);
+    if (others && grant.chat.ownerId !== grant.caller.userId)
+      throw new ApiError("forbidden", { message: "Only the owner of the chat removes others." });
+    return { ...grant, userIds };
+  },
+};
+
+/** Who sees the chat that a message is in. */
+export const messageMember: Guard<{ id: string }, ChatGrant & { messageId: string }> = {
+  name: "messageMember",
+  admit: async (call, { id }) => {
+    const caller = required(call.caller);
+    const chatId = await messages.chatOf(call.deps.store, id, caller.userId);
+    if (chatId === null) throw new ApiError("not_found");
+    return { ...(await chatMember.admit(call, { id: chatId })), messageId: id };
+  },
+};
+
+/** Who sees a chat, named by its own id or by that of a message in it. */
+export const chatOrMessageMember: Guard<{ id: string }, ChatGrant & { messageId: string | undefined }> = {
+  name: "chatOrMessageMember",
+  admit: async (call, { id }) => {
+    const caller = required(call.caller);
+    const chat = await chats.findForMember(call.deps.store, id, caller.userId);
+    return chat ? { caller, chat, messageId: undefined } : messageMember.admit(call, { id });
+  },
+};
+
+/** Who makes a chat: anybody signed in, and in a group its members. */
+export const chatMaker: Guard<{ group_id?: string | undefined }, { caller: Caller; group: groups.GroupView | null }> = {
+  name: "chatMaker",
+  admit: async (call, { group_id }) =>
+    group_id === undefined ? { caller: required(call.caller), group: null } : groupMember.admit(call, { group_id }),
+};
+
+/**
+ * Who sees a chat, for a prompt. The prompt is stored with the check, in one transaction: a second round trip would make
+ * everybody wait, and between two of them somebody could have been removed.
+ */
+export const prompter = <Input>(
+  read: (input: Input) => Prompting,
+): Guard<Input, { caller: Caller; chat: chats.ChatView; claimed: Claimed; prompting: Prompting }> => ({
+  name: "prompter",
+  admit: async (call, input) => {
+    const caller = required(call.caller);
+    const prompting = read(input);
+    const claimed = await claimPrompt(call, caller.userId, prompting);
+    return { caller, chat: claimed.chat, claimed, prompting };
+  },
+});
+
+/** The ids of the members named, by id or username. Throws `not_found` where one is none. */
+function membersNamed(members: readonly { id: string; username: string }[], people: People): string[] {
+  const { ids, usernames } = named(people);
+  if (ids.length + usernames.length === 0) throw new ApiError("invalid_input", { message: "user_ids or usernames is missing." });
+  const found = [...ids, ...usernames].map((it) => {
+    const member = members.find(({ id, username }) => it === id || it === username);
+    if (!member) throw new ApiError("not_found", { message: `${it} does not take part by being added here.` });
+    return member.id;
+  });
+  return [...new Set(found)];
+}
 
 function required(caller: Call["caller"]): Caller {
   if (!caller) throw new ApiError("unauthenticated");

@@ -1,4 +1,5 @@
 import * as z from "zod";
+import type { BusAddress } from "./bus/bus.ts";
 import type { StoreAddress } from "./store/open.ts";
 
 const DAY_MS = 86_400_000;
@@ -22,6 +23,7 @@ const list = z
       .filter(Boolean),
   )
   .prefault("");
+const modelName = z.string().regex(/^[\x21-\x7e]{1,128}$/, "is not the name of a model");
 const httpUrl = z.string().refine(isHttpUrl, "is not an http or https address");
 
 /** Every setting, by its name in the environment, as `.env.example` shows them. */
@@ -42,6 +44,15 @@ export const settings = z.object({
     "file:PATH for SQLite, or postgresql://user:password@host/database; a *.neon.tech host is used over HTTP. Also DATABASE_URL. Absent: the SQLite file proxy.db.",
   ),
   NEON_ENDPOINT: setting(httpUrl.optional(), "The address of Neon's SQL endpoint, where it does not follow from the host."),
+  REDIS_ADDRESS: setting(
+    z.string().optional(),
+    "redis://…, where several processes share live replies. Also REDIS_HOST, REDIS_PORT and REDIS_PASSWORD. Absent: in this process.",
+  ),
+  REDIS_HOST: setting(z.string().optional(), "The host of Redis, instead of REDIS_ADDRESS."),
+  REDIS_PORT: setting(wholeWithin(1, 65_535).optional(), "The port of REDIS_HOST; 6379 if absent."),
+  REDIS_PASSWORD: setting(z.string().optional(), "The password of REDIS_HOST."),
+  UPSTASH_REDIS_REST_URL: setting(httpUrl.optional(), "Redis over HTTP, as Upstash serves it: what functions in the cloud use."),
+  UPSTASH_REDIS_REST_TOKEN: setting(z.string().optional(), "The token of UPSTASH_REDIS_REST_URL."),
   PORT: setting(whole(8080, 0, 65_535), "The port to listen on."),
   ADDRESS: setting(z.string().prefault("127.0.0.1"), "The address to listen on. 0.0.0.0 for every interface."),
   SIGNUP: setting(
@@ -62,6 +73,16 @@ export const settings = z.object({
     "strict: /v1 serves stateless inference only. open: all of /v1 but what mints credentials or manages the organization.",
   ),
   PROXY_DENY: setting(list, "More paths that /v1 refuses, separated by commas, such as /v1/files,/v1/fine_tuning."),
+  DEFAULT_MODEL: setting(modelName.prefault("gpt-4o-mini"), "The model of chats that name none."),
+  MODEL_ALIASES: setting(
+    list.prefault("gpt-3=gpt-3.5-turbo"),
+    "Names that chats may use for models, such as fast=gpt-4o-mini,smart=gpt-4o. Any other name goes to the upstream as it is.",
+  ),
+  MESSAGES_LENGTH: setting(whole(10, 0, 50), "Earlier prompts, with their replies, that a prompt is sent with."),
+  MAX_TOKENS: setting(
+    whole(16_000, 1),
+    "About how many tokens a prompt and what is sent with it may have; the oldest messages are left out first.",
+  ),
   LOG_BODIES: setting(oneOf("on", "off").prefault("on"), "Whether the audit log keeps request and response bodies."),
   LOG_BODY_BYTES: setting(whole(16_384, 0, 1_048_576), "Bytes of each body that the audit log keeps."),
   RETENTION_DAYS: setting(whole(0, 0, 36_500), "Days that the audit log is kept by `admin prune`; 0 keeps it for ever."),
@@ -98,7 +119,7 @@ export class ConfigError extends Error {
 }
 
 /** What a function uses besides the store. In the cloud each is given only the secrets of what it uses. */
-export type Need = "upstream";
+export type Need = "upstream" | "bus";
 
 /** Parses the environment. In the cloud (Google sets K_SERVICE) nothing falls back to one machine's defaults. Throws `ConfigError`. */
 export function readConfig(env: Record<string, string | undefined>, needs: readonly Need[] = []) {
@@ -118,21 +139,36 @@ export function readConfig(env: Record<string, string | undefined>, needs: reado
   const cloud = Boolean(env.K_SERVICE);
   const problems: string[] = [];
   const store = storeAddress(s.DB_ADDRESS ?? "file:proxy.db", s.NEON_ENDPOINT);
+  const bus = busAddress(s);
+  const aliases = modelAliases(s.MODEL_ALIASES);
   const signup = s.SIGNUP ?? (cloud ? "closed" : "open");
   const origins = s.ALLOWED_ORIGINS.filter((origin) => !isOrigin(origin));
   if (!store) problems.push(`${names.DB_ADDRESS} is neither file:PATH nor postgresql://….`);
   if (cloud && store?.kind === "sqlite")
     problems.push(`${names.DB_ADDRESS} is missing or a file: in the cloud each instance would have a store of its own.`);
   if (cloud && needs.includes("upstream") && !s.API_KEY) problems.push("API_KEY is missing.");
+  if (!bus) problems.push(`${names.REDIS_ADDRESS} is not redis://… or rediss://….`);
+  if (s.UPSTASH_REDIS_REST_URL && !s.UPSTASH_REDIS_REST_TOKEN) problems.push("UPSTASH_REDIS_REST_TOKEN is missing.");
+  if (cloud && needs.includes("bus") && bus?.kind === "memory")
+    problems.push("UPSTASH_REDIS_REST_URL is missing: in the cloud no instance would hear of another's replies.");
+  if (!aliases) problems.push("MODEL_ALIASES holds something that is not name=model.");
   if (signup === "code" && !s.SIGNUP_CODE) problems.push("SIGNUP_CODE is missing, and SIGNUP is code.");
   if (origins.length > 0) problems.push("ALLOWED_ORIGINS holds something that is not an origin such as https://app.example.com.");
   if (s.PROXY_DENY.some((path) => !/^\/v1(\/|$)/i.test(path)))
     problems.push("PROXY_DENY holds something that is not a path under /v1, such as /v1/files.");
-  if (!store || problems.length > 0) throw new ConfigError(problems);
+  if (!store || !bus || !aliases || problems.length > 0) throw new ConfigError(problems);
 
   return {
     cloud,
     store,
+    bus,
+    chat: {
+      defaultModel: s.DEFAULT_MODEL,
+      /** What the upstream calls a model. */
+      modelOf: (name: string): string => aliases.get(name) ?? name,
+      contextPairs: s.MESSAGES_LENGTH,
+      contextTokens: s.MAX_TOKENS,
+    },
     upstream: { key: s.API_KEY, url: s.API_URL, timeoutMs: s.UPSTREAM_TIMEOUT * 1000 },
     listen: { port: s.PORT, address: s.ADDRESS },
     signup: { mode: signup, code: s.SIGNUP_CODE, firstIsAdmin: !cloud },
@@ -153,6 +189,20 @@ function storeAddress(address: string, endpoint: string | undefined): StoreAddre
   if (!/^postgres(ql)?:\/\//.test(address) || !URL.canParse(address)) return null;
   const remote = endpoint !== undefined || new URL(address).hostname.endsWith(".neon.tech");
   return remote ? { kind: "neon", url: address, endpoint } : { kind: "postgres", url: address };
+}
+
+function busAddress(s: z.output<typeof settings>): BusAddress | null {
+  const { UPSTASH_REDIS_REST_URL: url, UPSTASH_REDIS_REST_TOKEN: token = "", REDIS_HOST: host, REDIS_ADDRESS: address } = s;
+  if (url) return { kind: "upstash", url, token };
+  if (!address && !host) return { kind: "memory" };
+  const password = s.REDIS_PASSWORD ? `:${encodeURIComponent(s.REDIS_PASSWORD)}@` : "";
+  const redis = address ?? `redis://${password}${host}:${s.REDIS_PORT ?? 6379}`;
+  return /^rediss?:\/\//.test(redis) && URL.canParse(redis) ? { kind: "redis", url: redis } : null;
+}
+
+function modelAliases(pairs: readonly string[]): Map<string, string> | null {
+  const aliases = pairs.map((pair) => pair.split("=").map((part) => part.trim()) as [string, string]);
+  return aliases.every((it) => it.length === 2 && it.every(Boolean)) ? new Map(aliases) : null;
 }
 
 function isHttpUrl(text: string): boolean {

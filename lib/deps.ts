@@ -1,8 +1,13 @@
 import { randomBytes, randomFillSync } from "node:crypto";
 import { V7Generator } from "uuidv7";
 import { createLedger, type Ledger } from "./audit/ledger.ts";
+import { createMembership, type Membership } from "./auth/membership.ts";
 import { createPasswords, type Passwords } from "./auth/passwords.ts";
 import { createRevocation, type Revocation } from "./auth/revocation.ts";
+import type { Bus } from "./bus/bus.ts";
+import { openBus } from "./bus/open.ts";
+import { createGenerations, type Generations } from "./chat/generation.ts";
+import { createLive, type Live } from "./chat/live.ts";
 import type { Config } from "./config.ts";
 import { createUpstream, type Upstream } from "./llm/upstream.ts";
 import { createLog, type Log } from "./log.ts";
@@ -22,6 +27,10 @@ export type Deps = {
   readonly ledger: Ledger;
   readonly passwords: Passwords;
   readonly revocation: Revocation;
+  readonly membership: Membership;
+  readonly bus: Bus;
+  readonly live: Live;
+  readonly generations: Generations;
   /** Throws where the function has no upstream configured. */
   readonly upstream: Upstream;
   /** Waits for ends that are still to be written, up to the deadline, then lets go of every connection. */
@@ -44,8 +53,17 @@ export async function createDeps(config: Config, sources: Sources = {}): Promise
   const ledger = createLedger({ store, log, now, slidingMs, inFlight: IN_FLIGHT[config.store.kind] });
   const passwords = createPasswords();
   const { authorizeEveryMs: everyMs } = sources;
-  const revocation = createRevocation({ store, log, now, ...(everyMs !== undefined && { everyMs }) });
+  const rounds = { store, log, ...(everyMs !== undefined && { everyMs }) };
+  const revocation = createRevocation({ ...rounds, now });
+  const bus = await openBus(config.bus);
+  const live = createLive({ bus, store, log, now });
+  const membership = createMembership({ ...rounds, onChat: live.notice });
   let upstream: Upstream | undefined;
+  const openUpstream = () => {
+    upstream ??= createUpstream(config.upstream);
+    return upstream;
+  };
+  const generations = createGenerations({ bus, store, log, now, random, config, upstream: openUpstream });
   return {
     config,
     log,
@@ -56,16 +74,22 @@ export async function createDeps(config: Config, sources: Sources = {}): Promise
     ledger,
     passwords,
     revocation,
+    membership,
+    bus,
+    live,
+    generations,
     get upstream() {
-      upstream ??= createUpstream(config.upstream);
-      return upstream;
+      return openUpstream();
     },
     close: async (deadlineMs) => {
       revocation.close();
+      membership.close();
+      live.close();
       await ledger
         .settled(deadlineMs)
         .catch((error) => log({ severity: "ERROR", message: "stopped early", error: String(error) }));
       await upstream?.close();
+      await bus.close();
       await store.close();
     },
   };

@@ -1,4 +1,6 @@
 import { postgres } from "./kit.ts";
 import { tables } from "./tables.ts";
 
-export const { users, sessions, events, outcomes, usage, settings, throttles } = tables(postgres);
+const all = tables(postgres);
+export const { users, sessions, tickets, groups, groupMembers, chats, chatUsers, messages } = all;
+export const { events, outcomes, usage, settings, throttles } = all;

@@ -1,4 +1,6 @@
 import { sqlite } from "./kit.ts";
 import { tables } from "./tables.ts";
 
-export const { users, sessions, events, outcomes, usage, settings, throttles } = tables(sqlite);
+const all = tables(sqlite);
+export const { users, sessions, tickets, groups, groupMembers, chats, chatUsers, messages } = all;
+export const { events, outcomes, usage, settings, throttles } = all;

@@ -1,4 +1,4 @@
-import { isNotNull } from "drizzle-orm";
+import { isNotNull, sql } from "drizzle-orm";
 import type { Kit } from "./kit.ts";
 
 /** Every table, for either dialect. Ids, times and defaults come from code. */
@@ -38,6 +38,111 @@ export const tables = (k: Kit) => {
     },
     (t) => [k.unique("sessions_id").on(t.id), k.index("sessions_user").on(t.userId)],
   );
+
+  // A group's owners manage it and its members; its members see its chats.
+  const groups = k.table("groups", {
+    id: k.text("id").primaryKey(),
+    name: k.text("name").notNull(),
+    description: k.text("description").notNull(),
+    createdAt: k.time("created_at").notNull(),
+    updatedAt: k.time("updated_at").notNull(),
+  });
+
+  const groupMembers = k.table(
+    "group_members",
+    {
+      groupId: k
+        .text("group_id")
+        .notNull()
+        .references(() => groups.id, { onDelete: "cascade" }),
+      userId: k
+        .text("user_id")
+        .notNull()
+        .references(() => users.id, { onDelete: "cascade" }),
+      role: k.text("role").$type<"owner" | "member">().notNull(),
+      createdAt: k.time("created_at").notNull(),
+    },
+    (t) => [k.key({ columns: [t.groupId, t.userId] }), k.index("group_members_user").on(t.userId)],
+  );
+
+  // `last_seq` is the number of the newest message, also when that was deleted: a number is never given twice.
+  const chats = k.table(
+    "chats",
+    {
+      id: k.text("id").primaryKey(),
+      ownerId: k
+        .text("owner_id")
+        .notNull()
+        .references(() => users.id),
+      groupId: k.text("group_id").references(() => groups.id, { onDelete: "cascade" }),
+      name: k.text("name").notNull(),
+      model: k.text("model").notNull(),
+      systemPrompt: k.text("system_prompt"),
+      lastSeq: k.big("last_seq").notNull(),
+      createdAt: k.time("created_at").notNull(),
+      updatedAt: k.time("updated_at").notNull(),
+    },
+    (t) => [k.index("chats_owner").on(t.ownerId), k.index("chats_group").on(t.groupId).where(isNotNull(t.groupId))],
+  );
+
+  const chatUsers = k.table(
+    "chat_users",
+    {
+      chatId: k
+        .text("chat_id")
+        .notNull()
+        .references(() => chats.id, { onDelete: "cascade" }),
+      userId: k
+        .text("user_id")
+        .notNull()
+        .references(() => users.id, { onDelete: "cascade" }),
+      createdAt: k.time("created_at").notNull(),
+    },
+    (t) => [k.key({ columns: [t.chatId, t.userId] }), k.index("chat_users_user").on(t.userId)],
+  );
+
+  // A prompt and its reply. `context_tokens` is what the pair counts in a context; null where it is never part of one.
+  const messages = k.table(
+    "messages",
+    {
+      id: k.text("id").primaryKey(),
+      chatId: k
+        .text("chat_id")
+        .notNull()
+        .references(() => chats.id, { onDelete: "cascade" }),
+      seq: k.big("seq").notNull(),
+      userId: k.text("user_id").notNull(),
+      state: k.text("state").$type<"streaming" | "done" | "stopped" | "failed" | "off_record">().notNull(),
+      prompt: k.text("prompt").notNull(),
+      reply: k.text("reply").notNull(),
+      model: k.text("model").notNull(),
+      // The one request that makes the reply, and what another with the same id must agree with.
+      requestId: k.text("request_id").notNull(),
+      fingerprint: k.text("fingerprint").notNull(),
+      contextTokens: k.int("context_tokens"),
+      promptTokens: k.int("prompt_tokens"),
+      completionTokens: k.int("completion_tokens"),
+      stoppedBy: k.text("stopped_by"),
+      errorCode: k.text("error_code"),
+      createdAt: k.time("created_at").notNull(),
+      updatedAt: k.time("updated_at").notNull(),
+    },
+    (t) => [
+      k.unique("messages_chat").on(t.chatId, t.seq),
+      k.index("messages_context").on(t.chatId, t.seq).where(isNotNull(t.contextTokens)),
+      k.index("messages_streaming").on(t.chatId).where(sql`state = 'streaming'`),
+    ],
+  );
+
+  // A ticket opens one stream in the name of the session that it was made with.
+  const tickets = k.table("tickets", {
+    hash: k.text("hash").primaryKey(),
+    sessionHash: k
+      .text("session_hash")
+      .notNull()
+      .references(() => sessions.hash, { onDelete: "cascade" }),
+    expiresAt: k.time("expires_at").notNull(),
+  });
 
   // The audit log is append-only: an event is written before a request is served, its outcome after, and neither is rewritten.
   // An id is a UUIDv7, so it orders by time; an event without an outcome is running or was interrupted.
@@ -103,7 +208,10 @@ export const tables = (k: Kit) => {
     blockedUntil: k.time("blocked_until").notNull(),
   });
 
-  return { users, sessions, events, outcomes, usage, settings, throttles };
+  return {
+    ...{ users, sessions, tickets, groups, groupMembers, chats, chatUsers, messages },
+    ...{ events, outcomes, usage, settings, throttles },
+  };
 };
 
 export type Tables = ReturnType<typeof tables>;

@@ -3,7 +3,7 @@ import { functions } from "../functions/all.ts";
 import type { system } from "../functions/system/endpoints.ts";
 import type { user } from "../functions/user/endpoints.ts";
 import { CallError, createClient } from "../lib/http/client.ts";
-import { isRelay, parseRoute } from "../lib/http/endpoint.ts";
+import { isEndpoint, parseRoute } from "../lib/http/endpoint.ts";
 import { type App, PASSWORD, startApp } from "./support/app.ts";
 
 let app: App;
@@ -29,12 +29,13 @@ test("a refusal is a CallError with the envelope's code, status and request id",
   expect(refusal).toMatchObject({ status: 401, code: "wrong_password", requestId: expect.stringMatching(/^[0-9a-f-]{36}$/) });
 });
 
-test("every endpoint answers POST at its name", () => {
+test("every endpoint answers POST at its name, but for those whose path has a parameter", () => {
   for (const { endpoints } of functions) {
     for (const entry of endpoints) {
-      if (isRelay(entry)) continue;
+      if (!isEndpoint(entry)) continue;
       const { methods, path } = parseRoute(entry.route);
-      expect([path, methods.includes("POST")]).toEqual([`/${entry.name.replaceAll(".", "/")}`, true]);
+      expect(methods).toContain("POST");
+      expect(path.replace(/\/:\w+/g, "")).toBe(`/${entry.name.replaceAll(".", "/")}`);
     }
   }
 });

@@ -15,7 +15,7 @@ export const login = endpoint({
   output: SignedInView,
   errors: ["wrong_password", "rate_limited", "busy"],
   run: async ({ input, call, deps, reply }) => {
-    const signedIn = await signIn(deps, input, call.address, reply.concerns);
+    const signedIn = await signIn(deps, input, call.address, (userId) => reply.concerns({ userId }));
     reply.sessionCookie(signedIn.token, deps.config.session.absoluteMs / 1000);
     return signedInView(signedIn);
   },

@@ -15,7 +15,7 @@ export const logout = endpoint({
   errors: ["unauthenticated", "two_credentials"],
   run: async ({ grant, deps, reply }) => {
     await sessions.remove(deps.store, grant.session.id, grant.session.userId);
-    reply.concerns(grant.session.userId);
+    reply.concerns({ userId: grant.session.userId });
     reply.sessionCookie("", 0);
     return {};
   },

@@ -17,7 +17,7 @@ export const signup = endpoint({
   run: async ({ input, call, deps, reply }) => {
     const { username, password, name = null, signup_code: code } = input;
     const signedIn = await signUp(deps, { username, password, name, code }, call.address);
-    reply.concerns(signedIn.user.id);
+    reply.concerns({ userId: signedIn.user.id });
     reply.sessionCookie(signedIn.token, deps.config.session.absoluteMs / 1000);
     return signedInView(signedIn);
   },

@@ -1,7 +1,7 @@
 import type { Log } from "../log.ts";
 import * as ledger from "../repo/ledger.ts";
 import * as sessions from "../repo/sessions.ts";
-import { type Store, StoreError, storeError } from "../store/store.ts";
+import { type Store, StoreError, storeError, twice } from "../store/store.ts";
 import { grouped } from "./group.ts";
 import { createUnwritten } from "./unwritten.ts";
 
@@ -108,17 +108,6 @@ async function flush(store: Store, group: readonly Work[]): Promise<(ledger.Call
 
 const callersAgain = (store: Store, openings: readonly ledger.Keyed[]): Promise<(ledger.Caller | null | StoreError)[]> =>
   ledger.callersOf(store, openings).catch((error) => openings.map(() => storeError(error) ?? new StoreError(error)));
-
-/** A write over HTTP whose answer was lost is asked again once, with the same ids; a store that is down is not waited for. */
-async function twice<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    const failure = storeError(error) ?? new StoreError(error);
-    if (failure.permanent) throw failure;
-    return await work();
-  }
-}
 
 /** What the store takes of any outcome. */
 const withoutContent = (outcome: ledger.Outcome): ledger.Outcome => ({

@@ -4,7 +4,12 @@ import type { ApiError } from "./error.ts";
 
 type Called<E> =
   // biome-ignore lint/suspicious/noExplicitAny: any endpoint, whatever its guard grants.
-  E extends Endpoint<infer Name, infer Input, infer Output, any> ? { name: Name; input: Input; output: Output } : never;
+  E extends Endpoint<infer Name, infer Input, infer Output, any>
+    ? Name extends `${string}.v1.${string}`
+      ? // What speaks OpenAI's protocol has OpenAI's client.
+        never
+      : { name: Name; input: Input; output: Output }
+    : never;
 type Endpoints<F extends FunctionSpec> = Called<F["endpoints"][number]>;
 type Named<F extends FunctionSpec, Name> = Extract<Endpoints<F>, { name: Name }>;
 type Envelope = ReturnType<ApiError["envelope"]>["error"];

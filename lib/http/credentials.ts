@@ -1,11 +1,13 @@
 import type { IncomingMessage } from "node:http";
-import { tokenHash } from "../token.ts";
+import { ticketHash, tokenHash } from "../token.ts";
 import { ApiError } from "./error.ts";
 
 /** A token as it was presented. */
 export type Credential = {
   /** The SHA-256 of the token; null when it is not a token at all, which no store need be asked about. */
   hash: string | null;
+  /** The hash is that of a ticket, which stands for a session and is good for once. */
+  ticket: boolean;
   /** Sent by a browser of its own accord, so that a foreign page may have caused it. */
   ambient: boolean;
   /** The user name that came with it (Basic), to be compared. */
@@ -16,13 +18,12 @@ const COOKIE = "sess";
 const PROTOCOL_PREFIX = "openai-insecure-api-key.";
 
 /**
- * The one resolver of all channels: bearer, Basic (`username:token`), the cookie, and where they are allowed a query
- * parameter and, on a WebSocket's upgrade, the subprotocol by which OpenAI's browser client sends its key. An explicit
+ * The one resolver of all channels: bearer, Basic (`username:token`), the cookie, the `parameters` of a stream, which may be
+ * tickets, and, on a WebSocket's upgrade, the subprotocol by which OpenAI's browser client sends its key. An explicit
  * credential beats the cookie; two different ones are refused (`two_credentials`). Null: none was sent.
  */
-export function presentedCredential(req: IncomingMessage, queryToken?: string): Credential | null {
-  const explicit = [...authorizations(req), ...protocols(req)];
-  if (queryToken !== undefined) explicit.push(credential(queryToken, false));
+export function presentedCredential(req: IncomingMessage, parameters: readonly string[] = []): Credential | null {
+  const explicit = [...authorizations(req), ...protocols(req), ...parameters.map((token) => credential(token, false))];
   const candidates = explicit.length > 0 ? explicit : cookies(req.headers.cookie);
   const [first, ...others] = candidates;
   if (!first) return null;
@@ -31,7 +32,9 @@ export function presentedCredential(req: IncomingMessage, queryToken?: string): 
     username ??= other.username;
     if (other.token !== first.token || (other.username ?? username) !== username) throw new ApiError("two_credentials");
   }
-  return { hash: tokenHash(first.token), ambient: candidates.some(({ ambient }) => ambient), username };
+  const ambient = candidates.some((it) => it.ambient);
+  const ticket = parameters.length > 0 ? ticketHash(first.token) : null;
+  return { hash: ticket ?? tokenHash(first.token), ticket: ticket !== null, ambient, username };
 }
 
 /** Subprotocols without those by which a browser says its key, and whose account it is. */

@@ -1,10 +1,11 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
-import type * as z from "zod";
+import * as z from "zod";
 import type { Need } from "../config.ts";
 import type { Deps } from "../deps.ts";
-import type { Caller } from "../repo/ledger.ts";
+import type { Caller, Outcome, Subject } from "../repo/ledger.ts";
 import type { ErrorCode } from "./error.ts";
+import type { Viewer } from "./viewer.ts";
 
 /** One request, from the moment its route is known. */
 export type Call = {
@@ -34,8 +35,15 @@ export type AuditDepth = "bodies" | "row" | "none";
 export type Reply = {
   /** Stores a session's token in the browser's cookie; an empty one forgets it. */
   sessionCookie(token: string, seconds: number): void;
-  /** Whom the event is about, where that is not who called: a sign-in's user. */
-  concerns(userId: string): void;
+  /** What the event is about, where the grant does not say it: a sign-in's user, a chat that was made. */
+  concerns(subject: Subject): void;
+  /** What the upstream said of its work, for the event: the model, the tokens used, its id for the request. */
+  account(known: Partial<Pick<Outcome, "model" | "usage" | "upstreamRequestId">>): void;
+  /**
+   * The answer as server-sent events, where the endpoint `streams` and the client prefers them; else null. The first frame
+   * sent makes it one, and from then on `run`'s result goes to the audit log alone.
+   */
+  readonly stream: Viewer | null;
 };
 
 export type Context<Input, Grant> = { grant: Grant; input: Input; call: Call; deps: Deps; reply: Reply };
@@ -43,9 +51,10 @@ export type Context<Input, Grant> = { grant: Grant; input: Input; call: Call; de
 type Method = "GET" | "POST" | "GET|POST";
 export type Endpoint<Name extends string, Input extends z.ZodObject, Output extends z.ZodType, Grant> = {
   readonly kind: "endpoint";
-  /** `function.verb`: its path with dots, its operation id, audit action and file. */
+  /** `function.verb`: its path with dots and without parameters, its operation id, audit action and file. */
   readonly name: Name;
   readonly summary: string;
+  /** A segment such as `:id` is that field of the input. */
   readonly route: `${Method} /${string}`;
   readonly access: Guard<z.output<Input>, Grant>;
   readonly input: Input;
@@ -54,8 +63,14 @@ export type Endpoint<Name extends string, Input extends z.ZodObject, Output exte
   /** The refusals of its own, besides those that every endpoint has. */
   readonly errors?: readonly ErrorCode[];
   readonly audit: AuditDepth;
+  /** True for an input whose content is kept in no event. */
+  readonly offTheRecord?: (input: z.output<Input>) => boolean;
   /** The largest body, in bytes. */
   readonly bodyLimit: number;
+  /** The most values in a JSON body, where that is not the usual. */
+  readonly bodyKeys?: number;
+  /** True where a client that prefers `text/event-stream` gets the answer as it comes into being, or what of the input asks for that. */
+  readonly streams?: true | ((input: z.output<Input>) => boolean);
   run(context: Context<z.output<Input>, Grant>): z.input<Output> | Promise<z.input<Output>>;
 };
 
@@ -66,6 +81,40 @@ export function endpoint<const Name extends string, Input extends z.ZodObject, O
   spec: Omit<Endpoint<Name, Input, Output, Grant>, "kind" | "audit" | "bodyLimit"> & { audit?: AuditDepth; bodyLimit?: number },
 ): Endpoint<Name, Input, Output, Grant> {
   return { kind: "endpoint", audit: "bodies", bodyLimit: BODY_LIMIT, ...spec };
+}
+
+export type Watch<Input, Grant> = { grant: Grant; input: Input; call: Call; deps: Deps; viewer: Viewer };
+
+/** A stream of frames that goes on until somebody ends it: server-sent events, or a WebSocket on the same URL. */
+export type Stream<Name extends string, Input extends z.ZodObject, Grant> = {
+  readonly kind: "stream";
+  readonly name: Name;
+  readonly summary: string;
+  /** A path without parameters. */
+  readonly route: `${Method} /${string}`;
+  readonly access: Guard<z.output<Input>, Grant>;
+  /** `after`, the id of the last frame that the client has, is added to it. */
+  readonly input: Input;
+  readonly errors?: readonly ErrorCode[];
+  /** A stream's content is in no event: it was somebody else's request that made it. */
+  readonly audit: "row";
+  readonly bodyLimit: number;
+  /**
+   * Attaches a viewer, and resolves to what detaches them, which is called once, when the stream is over. Nothing has been
+   * answered until it resolves: what it throws is the answer, and what it sends is queued, so it must not wait for `onDrain`.
+   */
+  open(watch: Watch<z.output<Input>, Grant>): Promise<() => void>;
+};
+
+/** What a client says of the last frame that it has. */
+const after = z.string().max(256, "is longer than 256 characters").optional();
+
+/** Declares a stream. A token or ticket in the query or the body of such a route is a credential; nowhere else it is. */
+export function stream<const Name extends string, Input extends z.ZodObject, Grant>(
+  spec: Omit<Stream<Name, Input, Grant>, "kind" | "audit" | "bodyLimit"> & { bodyLimit?: number },
+): Stream<Name, Input, Grant> {
+  const input = spec.input.extend({ after }) as unknown as Input;
+  return { kind: "stream", audit: "row", bodyLimit: BODY_LIMIT, ...spec, input };
 }
 
 /** A raw request below a relay's prefix; `target` is the request target from the prefix on, as received. */
@@ -90,16 +139,21 @@ export const relay = (spec: Omit<Relay, "kind">): Relay => ({ kind: "relay", ...
 // The one place where an endpoint's own types are forgotten: a list of endpoints is heterogeneous.
 // biome-ignore lint/suspicious/noExplicitAny: a handler's input and grant are contravariant.
 export type AnyEndpoint = Endpoint<string, any, any, any>;
+// biome-ignore lint/suspicious/noExplicitAny: the same.
+export type AnyStream = Stream<string, any, any>;
+export type Entry = AnyEndpoint | AnyStream | Relay;
 
 /** A function as it is deployed: its name is the first segment of its paths. */
 export type FunctionSpec = {
   readonly name: string;
-  readonly endpoints: readonly (AnyEndpoint | Relay)[];
+  readonly endpoints: readonly Entry[];
   /** What it uses besides the store. */
   readonly needs?: readonly Need[];
 };
 
-export const isRelay = (entry: AnyEndpoint | Relay): entry is Relay => entry.kind === "relay";
+export const isEndpoint = (entry: Entry): entry is AnyEndpoint => entry.kind === "endpoint";
+export const isStream = (entry: Entry): entry is AnyStream => entry.kind === "stream";
+export const isRelay = (entry: Entry): entry is Relay => entry.kind === "relay";
 
 /** The methods and the path of a route. */
 export function parseRoute(route: AnyEndpoint["route"]): { methods: ("GET" | "POST")[]; path: string } {
@@ -108,4 +162,4 @@ export function parseRoute(route: AnyEndpoint["route"]): { methods: ("GET" | "PO
 }
 
 /** An endpoint that only reads answers GET too; what writes takes POST alone. */
-export const writes = (entry: AnyEndpoint): boolean => entry.route.startsWith("POST ");
+export const writes = (entry: AnyEndpoint | AnyStream): boolean => entry.route.startsWith("POST ");

@@ -24,6 +24,8 @@ const CODES = {
   not_found: [404, "not_found_error", "There is nothing here that you can see."],
   method_not_allowed: [405, "invalid_request_error", "This path takes another method; the Allow header names it."],
   username_taken: [409, "invalid_request_error", "This username is taken. Choose another."],
+  message_id_taken: [409, "invalid_request_error", "This message_id is another message's. Choose another."],
+  last_owner: [409, "invalid_request_error", "A group keeps an owner. Make somebody else one first, or delete the group."],
   too_large: [413, "invalid_request_error", "The body is larger than this endpoint takes."],
   unsupported_media_type: [
     415,
@@ -31,20 +33,34 @@ const CODES = {
     "Send application/json or application/x-www-form-urlencoded in UTF-8, without a content encoding.",
   ],
   client_closed: [499, "invalid_request_error", "The connection ended before the whole request was here."],
+  idempotency_mismatch: [
+    422,
+    "invalid_request_error",
+    "This message_id or Idempotency-Key was used with another prompt. A new prompt takes a new one.",
+  ],
   upgrade_required: [426, "invalid_request_error", "Use WebSocket version 13."],
   rate_limited: [429, "rate_limit_error", "Too many tries. Wait as long as Retry-After says."],
   header_too_large: [431, "invalid_request_error", "The headers are too large."],
   internal: [500, "server_error", "Something went wrong here. Quote the request id when you report it."],
   upstream_key_rejected: [502, "server_error", "The upstream refused the shared key. An administrator must check API_KEY."],
   upstream_unreachable: [502, "server_error", "The upstream could not be reached. Try again shortly."],
+  upstream_refused: [502, "server_error", "The upstream refused the request."],
+  upstream_failed: [502, "server_error", "The upstream failed. Try again shortly."],
+  upstream_reset: [502, "server_error", "The upstream broke off. What came of the reply is kept."],
+  upstream_garbled: [502, "server_error", "The upstream answered something that is not a completion."],
+  interrupted: [502, "server_error", "The reply was interrupted: its instance is gone. What came of it is kept."],
+  upstream_busy: [503, "rate_limit_error", "The upstream is at its limit. Try again as Retry-After says."],
   busy: [503, "server_error", "Too much to do at the moment. Try again shortly."],
   stopping: [503, "server_error", "This instance is stopping. Try again."],
   store_unavailable: [503, "server_error", "The store cannot be reached, and nothing is served unaudited. Try again shortly."],
   upstream_timeout: [504, "server_error", "The upstream did not answer in time."],
+  upstream_stalled: [504, "server_error", "The upstream fell silent. What came of the reply is kept."],
 } as const satisfies Record<string, readonly [number, string, string]>;
 
 export type ErrorCode = keyof typeof CODES;
 export type ErrorDetails = { message?: string; param?: string; retryAfterSeconds?: number; allow?: string; cause?: unknown };
+
+export const isErrorCode = (code: string): code is ErrorCode => Object.hasOwn(CODES, code);
 
 export const statusOf = (code: ErrorCode): number => CODES[code][0];
 

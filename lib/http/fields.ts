@@ -55,6 +55,12 @@ export const label = z
 /** A whole number within bounds. */
 export const whole = (min: number, max: number) => z.int().min(min, `is below ${min}`).max(max, `is above ${max}`);
 
+/** A whole number in digits, as a cursor has it. */
+export const digits = z
+  .string()
+  .regex(/^\d{1,15}$/, "is not a whole number")
+  .transform(Number);
+
 /** An instant: ISO 8601, a date alone for its midnight in UTC. */
 export const instant = z
   .union([z.iso.date(), z.iso.datetime({ offset: true, local: true })], "is not an ISO 8601 time")
@@ -62,6 +68,41 @@ export const instant = z
 
 /** An instant in an answer: ISO 8601 in UTC. */
 export const time = z.iso.datetime();
+
+/** Text that may span lines, and be empty. */
+export const paragraph = (most: number) => z.string().max(most, `is longer than ${most} characters`);
+
+/** How a page of a list is asked for: `cursor` is the `next` of the page before. */
+export const page = { cursor: id.optional(), limit: whole(1, 1_000).default(100) };
+
+/** One or several, as a list, a repeated field of a form, or with commas between. */
+const several = (item: z.ZodType<string, string>, most: number) =>
+  z
+    .union([z.string(), z.array(z.string())])
+    .transform((given) =>
+      [given]
+        .flat()
+        .flatMap((text) => text.split(","))
+        .map((text) => text.trim())
+        .filter(Boolean),
+    )
+    .pipe(z.array(item).min(1, "is empty").max(most, `holds more than ${most}`));
+
+const MOST_PEOPLE = 100;
+/** People, by id or username, one or several; at least one is named. */
+export const people = {
+  user_id: several(id, MOST_PEOPLE).optional(),
+  user_ids: several(id, MOST_PEOPLE).optional(),
+  username: several(anyUsername, MOST_PEOPLE).optional(),
+  usernames: several(anyUsername, MOST_PEOPLE).optional(),
+};
+export type People = { [K in keyof typeof people]?: string[] | undefined };
+
+/** The ids and usernames of the people named. */
+export const named = ({ user_id = [], user_ids = [], username = [], usernames = [] }: People) => ({
+  ids: [...new Set([...user_id, ...user_ids])],
+  usernames: [...new Set([...username, ...usernames])],
+});
 
 /** Nothing in, or nothing out. */
 export const nothing = z.object({});

@@ -1,7 +1,7 @@
 import type { IncomingMessage } from "node:http";
 import type * as z from "zod";
 import { ApiError } from "./error.ts";
-import { isSecret } from "./secrets.ts";
+import { belongsInBody } from "./secrets.ts";
 
 const MAX_DEPTH = 32;
 const MAX_KEYS = 1_000;
@@ -64,18 +64,27 @@ export function bodyType(req: IncomingMessage): "json" | "form" {
 }
 
 /**
- * The input of an endpoint from the query and the body. JSON is taken by its own types; the text of forms and queries is
+ * The input of an endpoint from the parameters of its path, the query and the body. JSON is taken by its own types; the text of forms and queries is
  * converted to what the field is. Throws `bad_json`, `bad_form`, `invalid_input`.
  */
-export function parseInput<S extends z.ZodObject>(schema: S, query: string, body: Buffer, type: "json" | "form"): z.output<S> {
+export function parseInput<S extends z.ZodObject>(
+  schema: S,
+  parameters: Record<string, string>,
+  query: string,
+  body: Buffer,
+  type: "json" | "form",
+  mostKeys = MAX_KEYS,
+): z.output<S> {
   const fields: Fields = fromText(schema, parseForm(query));
-  const secret = Object.keys(fields).find((name) => Object.hasOwn(schema.shape, name) && isSecret(name));
-  if (secret) throw new ApiError("invalid_input", { message: `${secret} belongs into the body, not the query.`, param: secret });
+  merge(fields, parameters);
+  const exposed = Object.keys(fields).find((name) => Object.hasOwn(schema.shape, name) && belongsInBody(name));
+  if (exposed)
+    throw new ApiError("invalid_input", { message: `${exposed} belongs into the body, not the query.`, param: exposed });
   if (body.length > 0) {
     const text = decode(body, type);
     // Documented `curl -d '{…}'` lines send JSON under a form's type.
     const json = type === "json" || text.trimStart().startsWith("{");
-    merge(fields, json ? parseJson(text) : fromText(schema, parseForm(text)));
+    merge(fields, json ? parseJson(text, mostKeys) : fromText(schema, parseForm(text)));
   }
   const parsed = schema.safeParse(fields);
   if (parsed.success) return parsed.data;
@@ -85,7 +94,7 @@ export function parseInput<S extends z.ZodObject>(schema: S, query: string, body
 }
 
 /** A JSON object without anything that a store, a log or another parser would read differently. Throws `bad_json`. */
-export function parseJson(text: string): Fields {
+export function parseJson(text: string, mostKeys = MAX_KEYS): Fields {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -96,7 +105,7 @@ export function parseJson(text: string): Fields {
     throw new ApiError("bad_json", { message: "The body must be a JSON object." });
   }
   refuseDoubleKeys(text);
-  inspect(value, 1, { keys: 0 });
+  inspect(value, 1, { left: mostKeys, most: mostKeys });
   return value as Fields;
 }
 
@@ -150,7 +159,7 @@ function refuseDoubleKeys(text: string): void {
   }
 }
 
-function inspect(value: unknown, depth: number, seen: { keys: number }): void {
+function inspect(value: unknown, depth: number, keys: { left: number; most: number }): void {
   if (typeof value === "string" && (value.includes("\0") || !value.isWellFormed())) {
     throw new ApiError("bad_json", { message: "Text must not hold NUL or half of a surrogate pair." });
   }
@@ -160,10 +169,10 @@ function inspect(value: unknown, depth: number, seen: { keys: number }): void {
   if (typeof value !== "object" || value === null) return;
   if (depth > MAX_DEPTH) throw new ApiError("bad_json", { message: `JSON is read up to ${MAX_DEPTH} levels deep.` });
   for (const [key, member] of Object.entries(value)) {
-    if (++seen.keys > MAX_KEYS) throw new ApiError("bad_json", { message: `JSON is read up to ${MAX_KEYS} values.` });
+    if (--keys.left < 0) throw new ApiError("bad_json", { message: `JSON is read up to ${keys.most} values.` });
     if (FORBIDDEN_KEYS.has(key)) throw new ApiError("bad_json", { message: `The key ${key} is not accepted.` });
-    inspect(key, depth, seen);
-    inspect(member, depth + 1, seen);
+    inspect(key, depth, keys);
+    inspect(member, depth + 1, keys);
   }
 }
 
@@ -186,12 +195,17 @@ function fromText(schema: z.ZodObject, texts: TextFields): Fields {
 function fieldType(schema: unknown): string | undefined {
   let type = schema as z.ZodType | undefined;
   for (let def = type?.def; def; def = type?.def) {
+    if (def.type === "union") return unionType(def as z.core.$ZodUnionDef);
     const inner = "innerType" in def ? def.innerType : "in" in def ? def.in : undefined;
     if (!inner) return def.type;
     type = inner as z.ZodType;
   }
   return undefined;
 }
+
+/** A choice of one and several is a list. */
+const unionType = ({ options }: z.core.$ZodUnionDef): string | undefined =>
+  options.some((option) => fieldType(option) === "array") ? "array" : undefined;
 
 function merge(fields: Fields, more: Fields): void {
   for (const [name, value] of Object.entries(more)) {

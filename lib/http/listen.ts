@@ -8,15 +8,21 @@ import { type FunctionSpec, isRelay, type RawRequest } from "./endpoint.ts";
 import { ApiError, type ErrorCode } from "./error.ts";
 import { BODY_WITHIN_MS } from "./input.ts";
 import { hangUp, sendError, sendErrorByHand } from "./raw.ts";
+import { streamFinder } from "./routes.ts";
 import { createApp } from "./serve.ts";
+import { serveStream } from "./stream.ts";
+import { createViewers, type StreamLimits } from "./viewers.ts";
 
 /** How long replies may take to finish once the instance was told to stop; the platform kills it after ten seconds. */
 const DRAIN_MS = 8_000;
 const SETTLE_MS = 1_500;
+/** How much of that it takes to keep what came of a reply that has not finished. */
+const KEEP_MS = 2_000;
 /** Longer than a load balancer keeps an idle connection, so that it is never used while we close it. */
 const KEEP_ALIVE_MS = 75_000;
 /** The most that is read of a body behind a request to upgrade to a protocol that we do not speak. */
 const UPGRADE_BODY = 262_144;
+const NO_BODY = Buffer.alloc(0);
 
 /** The one listener: it serves what any `http.Server` hears, ours or a framework's. */
 export type Listener = {
@@ -27,10 +33,11 @@ export type Listener = {
   drain(server: Server, deadlineMs?: number): Promise<void>;
 };
 
-export function createListener(functions: readonly FunctionSpec[], deps: Deps): Listener {
-  const app = createApp(functions, deps);
-  const hono = getRequestListener(app.fetch, { overrideGlobalObjects: false });
+export function createListener(functions: readonly FunctionSpec[], deps: Deps, limits: Partial<StreamLimits> = {}): Listener {
+  const viewers = createViewers(limits);
+  const hono = getRequestListener(createApp(functions, deps, viewers).fetch, { overrideGlobalObjects: false });
   const findRelay = relayFinder(functions, deps);
+  const findStream = streamFinder(functions);
   const running = new Set<ServerResponse>();
   /** Connections that Node has handed over; its server no longer closes them. */
   const upgraded = new Set<Duplex>();
@@ -68,6 +75,8 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
     const raw = findRelay(req);
     if (raw) return serve(raw.relay.request(raw, res));
     if (AMBIGUOUS.test(req.url ?? "")) return refuse(req, res, "bad_target");
+    const entry = findStream(req);
+    if (entry) return serve(serveStream({ entry, req, res, head: null }, viewers, deps));
     // Hono makes a URL of the Host, which nobody reads, and would refuse an odd one without an envelope.
     req.headers.host = "localhost";
     serve(hono(req, res));
@@ -77,12 +86,18 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
     socket.once("close", () => upgraded.delete(socket));
     socket.on("error", () => socket.destroy());
     const raw = isSound(req) && !stopping ? findRelay(req) : null;
-    if (raw && req.headers.upgrade?.toLowerCase() === "websocket") return raw.relay.upgrade(raw, socket, head);
-    // Anyone may offer an upgrade (`curl --http2`); one that is not taken is an ordinary request.
+    const webSocket = req.headers.upgrade?.toLowerCase() === "websocket";
+    if (raw && webSocket) return raw.relay.upgrade(raw, socket, head);
     const res = new ServerResponse(req);
     res.assignSocket(socket as Socket);
     res.shouldKeepAlive = false;
     res.once("finish", () => hangUp(socket));
+    const entry = webSocket && isSound(req) && !stopping ? findStream(req) : null;
+    if (entry) {
+      Object.assign(req, { rawBody: NO_BODY });
+      return serveStream({ entry, req, res, head }, viewers, deps);
+    }
+    // Anyone may offer an upgrade (`curl --http2`); one that is not taken is an ordinary request.
     const body = await readBehind(req, socket, head);
     // Half a body must not be taken for a whole one.
     if (socket.destroyed) return;
@@ -101,6 +116,8 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps): 
     },
     drain: async (server, deadlineMs = DRAIN_MS) => {
       stopping = true;
+      viewers.rotate();
+      deps.generations.endWithin(deadlineMs - KEEP_MS);
       for (const res of running) res.shouldKeepAlive = false;
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       const idle = setInterval(() => server.closeIdleConnections(), 50);

@@ -29,14 +29,18 @@ export function probes(functions: readonly FunctionSpec[]): Map<string, Answer> 
   return answers;
 }
 
-const health: Answer = async ({ store, config, log }) => {
-  const up = await store.ping().then(
-    () => true,
-    (error) => {
-      log({ severity: "WARNING", message: "store is down", code: error.code });
-      return false;
-    },
-  );
-  const body = { status: up ? "ok" : "unavailable", version, store: { kind: config.store.kind, up } };
-  return Response.json(body, { status: up ? 200 : 503 });
+/** The store is what must be there; without the bus replies still come, and those who watch get them from the store. */
+const health: Answer = async ({ store, bus, config, log }) => {
+  const isUp = (what: string, asked: Promise<void>) =>
+    asked.then(
+      () => true,
+      (error) => {
+        log({ severity: "WARNING", message: `${what} is down`, code: error.code });
+        return false;
+      },
+    );
+  const [storeUp, busUp] = await Promise.all([isUp("store", store.ping()), isUp("bus", bus.ping())]);
+  const status = storeUp ? (busUp ? "ok" : "degraded") : "unavailable";
+  const body = { status, version, store: { kind: config.store.kind, up: storeUp }, bus: { kind: bus.kind, up: busUp } };
+  return Response.json(body, { status: storeUp ? 200 : 503 });
 };

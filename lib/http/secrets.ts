@@ -1,10 +1,12 @@
-const NAMES = /(token|password|secret|signup_code|api[-_]?key)$/i;
-const TOKEN = /pg[sk]_[A-Za-z0-9_-]{20}/;
+const SECRETS = /(token|ticket|password|secret|signup_code|api[-_]?key)$/i;
+/** What people say may be off the record. */
+const SPEECH = /^(prompt|content)$/i;
+const TOKEN = /pg[skt]_[A-Za-z0-9_-]{20}/;
 
-/** Whether a field holds a secret, by its name. Such a field belongs into a body: addresses are kept, in logs and elsewhere. */
-export const isSecret = (name: string): boolean => NAMES.test(name);
+/** Whether a field holds a secret or what somebody said, by its name. Addresses are kept, in logs and elsewhere; bodies need not be. */
+export const belongsInBody = (name: string): boolean => SECRETS.test(name) || SPEECH.test(name);
 
-/** A query as it may be kept: the values of secrets are left out, and so is a token of ours under whatever name. */
+/** A query as it may be kept: the values of what belongs into a body are left out, and so is a token of ours under whatever name. */
 export function withoutSecrets(query: string): string {
   if (!query.includes("=")) return query;
   return query
@@ -12,7 +14,7 @@ export function withoutSecrets(query: string): string {
     .map((pair) => {
       const equals = pair.indexOf("=");
       const [name, value] = [pair.slice(0, equals), pair.slice(equals + 1)];
-      return equals >= 0 && (isSecret(decoded(name)) || TOKEN.test(decoded(value))) ? `${name}=` : pair;
+      return equals >= 0 && (belongsInBody(decoded(name)) || TOKEN.test(decoded(value))) ? `${name}=` : pair;
     })
     .join("&");
 }

@@ -1,74 +1,62 @@
-import type { IncomingMessage } from "node:http";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import type { HttpBindings } from "@hono/node-server";
 import { Hono } from "hono";
-import { clipText } from "../audit/clip.ts";
-import { outcomeOf } from "../audit/outcome.ts";
 import type { Deps } from "../deps.ts";
 import { describeError } from "../log.ts";
-import type { Outcome, Subject } from "../repo/ledger.ts";
 import { storeError } from "../store/store.ts";
+import { admitted } from "./admission.ts";
+import { type StreamedAnswer, streamedAnswer } from "./answer.ts";
 import { corsHeaders, preflightHeaders, SECURITY_HEADERS } from "./browser.ts";
 import { sessionCookie } from "./credentials.ts";
-import { enter, refuseAnonymous, splitTarget } from "./door.ts";
-import { type AnyEndpoint, type Call, type FunctionSpec, isRelay, parseRoute, type Reply, writes } from "./endpoint.ts";
+import { splitTarget } from "./door.ts";
+import { type AnyEndpoint, type FunctionSpec, isEndpoint, type Reply } from "./endpoint.ts";
 import { ApiError } from "./error.ts";
-import { bodyType, parseInput, readBody } from "./input.ts";
+import { complete, type EventSoFar, newEvent } from "./event.ts";
+import { Frame } from "./frame.ts";
 import { probes } from "./probes.ts";
 import { isUnread } from "./raw.ts";
+import { allowed, entryOf, type Methods, routesOf } from "./routes.ts";
+import type { Viewers } from "./viewers.ts";
 
-type Methods = ReadonlyMap<string, AnyEndpoint | null>;
 /** What a probe takes; it answers these itself. */
 const PROBE: Methods = new Map([["GET", null]]);
+/** Tells the server that the answer went out past it. */
+const ALREADY_SENT = { "x-hono-already-sent": "true" };
 
-/** The routes of functions, served together. Each path answers with its function's name in front, and, where one function stands alone, without. */
-export function createApp(functions: readonly FunctionSpec[], deps: Deps): Hono<{ Bindings: HttpBindings }> {
+/** The endpoints of functions, served together; their streams and relays are the listener's to serve. */
+export function createApp(functions: readonly FunctionSpec[], deps: Deps, viewers: Viewers): Hono<{ Bindings: HttpBindings }> {
   const app = new Hono<{ Bindings: HttpBindings }>();
   for (const [path, answer] of probes(functions)) {
     app.get(path, async (c) => withHeaders(await answer(deps), headersFor(c.env.incoming, deps.newId(), deps)));
   }
-  for (const [path, methods] of routesOf(functions)) app.all(path, (c) => respond(c.env.incoming, methods, deps));
-  for (const path of probes(functions).keys()) app.all(path, (c) => respond(c.env.incoming, PROBE, deps));
-  app.all("*", (c) => respond(c.env.incoming, new Map(), deps));
+  const answering = (methods: Methods, { env }: { env: HttpBindings }, parameters = {}) =>
+    respond({ req: env.incoming, res: env.outgoing as ServerResponse, methods, parameters }, viewers, deps);
+  for (const [path, methods] of routesOf(functions)) app.all(path, (c) => answering(methods, c, c.req.param()));
+  for (const path of probes(functions).keys()) app.all(path, (c) => answering(PROBE, c));
+  app.all("*", (c) => answering(new Map(), c));
   return app;
 }
 
-/** A request's event so far; `call` where one was opened, and must be completed. */
-type EventSoFar = { call: Call | null; userId: string | null; subject: Subject | null; requestBody: string | null };
+type Asked = { req: IncomingMessage; res: ServerResponse; methods: Methods; parameters: Record<string, string> };
 
 /** One request's whole life. */
-async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Promise<Response> {
+async function respond({ req, res, methods, parameters }: Asked, viewers: Viewers, deps: Deps): Promise<Response> {
   const id = deps.newId();
   const startedMs = performance.now();
   const headers = headersFor(req, id, deps);
   const target = splitTarget(req.url ?? "/");
-  const event: EventSoFar = { call: null, userId: null, subject: null, requestBody: null };
+  const event = newEvent();
   let entry: AnyEndpoint | undefined;
+  let stream: StreamedAnswer | null = null;
   let status = 200;
   let body = "";
   let error: ApiError | null = null;
   try {
     if (req.method === "OPTIONS") return options(req, methods, headers);
     entry = endpointOf(methods, req.method);
-    const door = {
-      endpoint: entry.name,
-      access: entry.access,
-      writes: writes(entry),
-      audited: entry.audit !== "none",
-    };
-    const entered = await enter(req, id, target, door, deps);
-    const { call } = entered;
-    if (entered.opened) event.call = call;
-    event.userId = call.caller?.userId ?? null;
-    refuseAnonymous(entered, door);
-    const raw = await readBody(req, entry.bodyLimit);
-    const input = parseInput(entry.input, target.query, raw, raw.length > 0 ? bodyType(req) : "form");
-    if (entry.audit === "bodies") event.requestBody = JSON.stringify(input);
-    const grant = await entry.access.admit(call, input);
-    const concerns = (userId: string) => {
-      event.userId = userId;
-      event.subject = { userId };
-    };
-    const reply = { concerns, sessionCookie: cookieSetter(headers, req, deps) };
+    const { call, input, grant } = await admitted(entry, { req, id, target, parameters, deps }, event);
+    stream = await streamedAnswer(entry, input, call, req, res, headers, viewers);
+    const reply = { ...replyFor(event, req, headers, deps), stream: stream?.viewer ?? null };
     const result = await entry.run({ grant, input, call, deps, reply });
     body = JSON.stringify(entry.output.parse(result));
   } catch (thrown) {
@@ -79,33 +67,35 @@ async function respond(req: IncomingMessage, methods: Methods, deps: Deps): Prom
     if (error.status >= 500)
       deps.log({ severity: "ERROR", message: "request failed", requestId: id, ...describeError(error.cause ?? error) });
   }
-  if (event.call) await complete(event, { status, errorCode: error?.code ?? null }, entry?.audit === "bodies" ? body : null);
+  // What was begun as a stream ends as one.
+  stream?.viewer.end(error?.code ?? null, error && stream.viewer.begun ? new Frame(body, { event: "failed" }) : undefined);
+  await complete(event, { status, errorCode: error?.code ?? null }, body);
   deps.log({
     severity: "INFO",
     message: `${req.method} ${target.path} ${status}`,
     requestId: id,
     endpoint: entry?.name,
-    userId: event.userId,
+    userId: event.known.userId ?? null,
     status,
     ms: Math.round(performance.now() - startedMs),
     code: error?.code,
   });
+  if (stream?.finish()) return new Response(null, { headers: ALREADY_SENT });
   headers.set("content-type", "application/json");
   if (isUnread(req)) headers.set("connection", "close");
   return new Response(body, { status, headers });
 }
 
-async function complete(
-  event: EventSoFar,
-  ended: Pick<Outcome, "status" | "errorCode">,
-  responseBody: string | null,
-): Promise<void> {
-  const { call, userId, subject, requestBody } = event;
-  if (!call) return;
-  const { bodyBytes } = call.deps.config.audit;
-  const kept = (text: string | null) => (text === null || bodyBytes === 0 ? null : clipText(text, bodyBytes));
-  const bodies = { requestBody: kept(requestBody), responseBody: kept(responseBody) };
-  await call.deps.ledger.close(call.id, outcomeOf(call, { ...ended, userId, subject, ...bodies }));
+/** What a handler may do besides answering. */
+function replyFor(event: EventSoFar, req: IncomingMessage, headers: Headers, deps: Deps): Omit<Reply, "stream"> {
+  return {
+    concerns: (subject) => {
+      event.known.subject = subject;
+      if (subject.userId) event.known.userId = subject.userId;
+    },
+    account: (known) => Object.assign(event.known, known),
+    sessionCookie: cookieSetter(headers, req, deps),
+  };
 }
 
 /** What any thrown value is to the caller: a refusal as it is, a store that is down, or a fixed text. */
@@ -122,34 +112,12 @@ export function headersFor(req: IncomingMessage, id: string, deps: Deps): Header
   return new Headers({ ...SECURITY_HEADERS, ...cors, "x-proxy-gpt-request-id": id });
 }
 
-function routesOf(functions: readonly FunctionSpec[]): Map<string, Map<string, AnyEndpoint>> {
-  const routes = new Map<string, Map<string, AnyEndpoint>>();
-  const add = (path: string, method: string, entry: AnyEndpoint) => {
-    const methods = routes.get(path) ?? new Map<string, AnyEndpoint>();
-    if (methods.has(method)) throw new Error(`Two endpoints answer ${method} ${path}.`);
-    routes.set(path, methods.set(method, entry));
-  };
-  for (const { name, endpoints } of functions) {
-    for (const entry of endpoints) {
-      if (isRelay(entry)) continue;
-      const { methods, path } = parseRoute(entry.route);
-      for (const method of methods) {
-        add(path, method, entry);
-        if (functions.length === 1 && path.startsWith(`/${name}/`)) add(path.slice(name.length + 1), method, entry);
-      }
-    }
-  }
-  return routes;
+/** Streams are found before they come here. */
+function endpointOf(methods: Methods, method?: string): AnyEndpoint {
+  const entry = entryOf(methods, method);
+  if (!isEndpoint(entry)) throw new ApiError("not_found", { message: "There is no such path here." });
+  return entry;
 }
-
-function endpointOf(methods: Methods, method = "GET"): AnyEndpoint {
-  const entry = methods.get(method === "HEAD" ? "GET" : method);
-  if (entry) return entry;
-  if (methods.size === 0) throw new ApiError("not_found", { message: "There is no such path here." });
-  throw new ApiError("method_not_allowed", { allow: allowed(methods).join(", ") });
-}
-
-const allowed = (methods: Methods): string[] => [...methods.keys(), ...(methods.has("GET") ? ["HEAD"] : []), "OPTIONS"];
 
 /** What may be asked here: a browser's preflight, and anyone's OPTIONS. */
 function options(req: IncomingMessage, methods: Methods, headers: Headers): Response {

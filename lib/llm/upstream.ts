@@ -1,7 +1,8 @@
 import { type ClientRequest, request as httpRequest } from "node:http";
 import { request as httpsRequest } from "node:https";
 import type { Socket } from "node:net";
-import { buildConnector, type Dispatcher, Pool } from "undici";
+import { Readable } from "node:stream";
+import { buildConnector, type Dispatcher, errors, Pool } from "undici";
 import { azureRoute, isAzure } from "./azure.ts";
 
 /** Where `/v1` targets go, and which header carries the key. */
@@ -21,9 +22,27 @@ export type UpstreamRequest = {
   body: Buffer | AsyncIterable<Uint8Array> | null;
 };
 
+export type UpstreamCall = UpstreamRequest & {
+  signal: AbortSignal;
+  /** How long a connection may take, if less than five seconds. */
+  connectMs?: number;
+};
+
+export type UpstreamAnswer = {
+  status: number;
+  headers: Record<string, string | string[] | undefined>;
+  /** Read it to its end or destroy it, which aborts the request; so does the signal, as long as it lasts. */
+  body: Readable;
+};
+
 /** The model provider. The shared key exists in this closure alone. */
 export type Upstream = {
   dispatch(request: UpstreamRequest, handler: Dispatcher.DispatchHandler): void;
+  /**
+   * Resolves with the answer's headers, whatever its status. Rejects, as the body fails, with the signal's reason or the
+   * transport's error: its `code` is undici's (`UND_ERR_…`), the parser's (`HPE_…`) or the system's.
+   */
+  request(call: UpstreamCall): Promise<UpstreamAnswer>;
   /** Starts a request for another protocol; the caller listens to `upgrade`, `response` and `error`. */
   upgrade(target: string, headers: string[]): ClientRequest;
   close(): Promise<void>;
@@ -33,31 +52,34 @@ export type UpstreamOptions = {
   url: string | undefined;
   /** How long the first byte may take. */
   timeoutMs: number;
+  /** How long a stream may stand still before it is given up: a minute unless told. */
+  stallMs?: number;
 };
 
 const OPENAI = "https://api.openai.com";
 const CONNECT_TIMEOUT_MS = 5_000;
-/** How long a stream may stand still before it is given up. */
 const STALL_MS = 60_000;
 
-export function createUpstream({ key, url, timeoutMs }: UpstreamOptions): Upstream {
+export function createUpstream({ key, url, timeoutMs, stallMs = STALL_MS }: UpstreamOptions): Upstream {
   const route = routeFor(new URL(url ?? OPENAI));
   const credential = key === undefined ? [] : route.keyHeader(key);
   const pool = new Pool(route.origin, {
     connect: mendedConnector(),
     headersTimeout: timeoutMs,
-    bodyTimeout: STALL_MS,
+    bodyTimeout: stallMs,
     keepAliveTimeout: 30_000,
     pipelining: 1,
   });
+  const dispatch: Upstream["dispatch"] = ({ method, target, headers, body }, handler) => {
+    headers.push(...credential);
+    pool.dispatch(
+      { method: method as Dispatcher.HttpMethod, path: route.target(target), headers, body: body as Buffer },
+      handler,
+    );
+  };
   return {
-    dispatch: ({ method, target, headers, body }, handler) => {
-      headers.push(...credential);
-      pool.dispatch(
-        { method: method as Dispatcher.HttpMethod, path: route.target(target), headers, body: body as Buffer },
-        handler,
-      );
-    },
+    dispatch,
+    request: (call) => answerTo(call, (handler) => dispatch({ ...call, headers: [...call.headers] }, handler)),
     upgrade: (target, headers) => {
       const url = new URL(route.origin);
       const start = url.protocol === "https:" ? httpsRequest : httpRequest;
@@ -70,6 +92,49 @@ export function createUpstream({ key, url, timeoutMs }: UpstreamOptions): Upstre
     },
     close: () => pool.destroy(),
   };
+}
+
+/**
+ * Over `dispatch` rather than undici's own `request`, which neither tells when a connection stands nor, while there is none,
+ * gives up when told to. Every failure is the body's, and before the headers the call's as well.
+ */
+function answerTo(call: UpstreamCall, dispatch: (handler: Dispatcher.DispatchHandler) => void): Promise<UpstreamAnswer> {
+  const { signal, connectMs = CONNECT_TIMEOUT_MS } = call;
+  return new Promise((resolve, reject) => {
+    let controller: Dispatcher.DispatchController | null = null;
+    const body = new Readable({
+      read: () => controller?.resume(),
+      destroy: (error, destroyed) => {
+        clearTimeout(connecting);
+        signal.removeEventListener("abort", abort);
+        controller?.abort(error ?? new errors.RequestAbortedError());
+        destroyed(error);
+      },
+    });
+    body.on("error", reject);
+    const connecting = setTimeout(() => body.destroy(new errors.ConnectTimeoutError()), connectMs);
+    const abort = () => {
+      const { reason } = signal;
+      body.destroy(reason instanceof Error ? reason : new errors.RequestAbortedError(String(reason)));
+    };
+    if (signal.aborted) return abort();
+    signal.addEventListener("abort", abort);
+    dispatch({
+      onRequestStart: (started) => {
+        clearTimeout(connecting);
+        controller = started;
+        if (body.destroyed) started.abort(new errors.RequestAbortedError());
+      },
+      onResponseStart: (_, status, headers) => {
+        if (status >= 200) resolve({ status, headers, body });
+      },
+      onResponseData: (started, chunk) => {
+        if (!body.push(chunk)) started.pause();
+      },
+      onResponseEnd: () => void body.push(null),
+      onResponseError: (_, error) => void body.destroy(error),
+    });
+  });
 }
 
 /** Connections of undici, mended where an answer whose connection is to be closed after it ends early, or is held back. */

@@ -64,6 +64,15 @@ export async function list(store: Store, after = "", limit = 100): Promise<UserV
   return db.select(columns(store)).from(users).where(gt(users.username, after)).orderBy(asc(users.username)).limit(limit);
 }
 
+/** The users of ids and usernames, without those who are disabled. */
+export async function findAmong({ db, users }: Store, ids: readonly string[], usernames: readonly string[]) {
+  const { id, username } = users;
+  return db
+    .select({ id, username })
+    .from(users)
+    .where(and(isNull(users.disabledAt), or(inArray(id, [...ids]), inArray(username, [...usernames]))));
+}
+
 /** The usernames of ids, by id. */
 export async function usernamesOf({ db, users }: Store, ids: readonly string[]): Promise<Map<string, string>> {
   if (ids.length === 0) return new Map();

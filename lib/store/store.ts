@@ -66,6 +66,17 @@ export async function orStoreError<T>(work: Promise<T>): Promise<T> {
   }
 }
 
+/** Work over HTTP whose answer was lost is asked again once, with the same ids; a store that is down is not waited for. */
+export async function twice<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    const failure = storeError(error) ?? new StoreError(error);
+    if (failure.permanent) throw failure;
+    return await work();
+  }
+}
+
 function codeOf(cause: unknown): string | undefined {
   for (let error = cause; error instanceof Error; error = error.cause) {
     if ("code" in error && typeof error.code === "string") return error.code;

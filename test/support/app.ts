@@ -7,6 +7,7 @@ import { readConfig } from "../../lib/config.ts";
 import { createDeps, type Deps, type Sources } from "../../lib/deps.ts";
 import type { FunctionSpec } from "../../lib/http/endpoint.ts";
 import { createListener, listen } from "../../lib/http/listen.ts";
+import type { StreamLimits } from "../../lib/http/viewers.ts";
 
 /** A password that is good enough for anyone in a test. */
 export const PASSWORD = "correct horse battery";
@@ -36,7 +37,11 @@ let people = 0;
 /** Starts the product in this process on loopback, on SQLite in a folder of its own unless `DB_ADDRESS` says otherwise. */
 export async function startApp(
   env: Record<string, string> = {},
-  { functions = everything, ...sources }: Sources & { functions?: readonly FunctionSpec[] } = {},
+  {
+    functions = everything,
+    limits,
+    ...sources
+  }: Sources & { functions?: readonly FunctionSpec[]; limits?: Partial<StreamLimits> } = {},
 ): Promise<App> {
   const folder = mkdtempSync(join(tmpdir(), "proxy-gpt-"));
   const file = join(folder, "proxy.db");
@@ -50,7 +55,7 @@ export async function startApp(
   });
   const deps = await createDeps(config, { log: (line) => void lines.push(line), ...sources });
   await deps.store.migrate();
-  const listener = createListener(functions, deps);
+  const listener = createListener(functions, deps, limits);
   const server = await listen(listener, { port: 0, address: "127.0.0.1" });
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 

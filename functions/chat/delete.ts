@@ -1,0 +1,24 @@
+import * as z from "zod";
+import { chatOwner } from "../../lib/access.ts";
+import { stopReplies } from "../../lib/chat/stop.ts";
+import { endpoint } from "../../lib/http/endpoint.ts";
+import { ApiError } from "../../lib/http/error.ts";
+import { nothing } from "../../lib/http/fields.ts";
+import * as chats from "../../lib/repo/chats.ts";
+import { ofChat } from "./views.ts";
+
+export const remove = endpoint({
+  name: "chat.delete",
+  summary: "Delete a chat with its messages; a reply that is being made is stopped",
+  route: "POST /chat/delete",
+  access: chatOwner,
+  input: z.object(ofChat),
+  output: nothing,
+  errors: ["forbidden", "not_found"],
+  run: async ({ grant: { caller, chat }, deps }) => {
+    await stopReplies(deps, chat.id, undefined, caller.userId);
+    if (!(await chats.remove(deps.store, chat.id, caller.userId))) throw new ApiError("not_found");
+    deps.membership.check();
+    return {};
+  },
+});

@@ -1,0 +1,25 @@
+import type { FunctionSpec } from "../../lib/http/endpoint.ts";
+import { create } from "./create.ts";
+import { remove } from "./delete.ts";
+import { listChats } from "./list.ts";
+import { removeMessage } from "./message/delete.ts";
+import { promptChat } from "./prompt.ts";
+import { read } from "./read.ts";
+import { stop } from "./stop.ts";
+import { watch } from "./stream.ts";
+import { ticket } from "./ticket.ts";
+import { update } from "./update.ts";
+import { addUsers } from "./user/add.ts";
+import { removeUsers } from "./user/remove.ts";
+import { completions } from "./v1/completions.ts";
+import { models } from "./v1/models.ts";
+
+/** The function `chat`, as it is deployed. */
+export const chat = {
+  name: "chat",
+  endpoints: [
+    ...[create, read, update, remove, listChats, promptChat, removeMessage, stop, watch, ticket],
+    ...[addUsers, removeUsers, completions, models],
+  ],
+  needs: ["upstream", "bus"],
+} as const satisfies FunctionSpec;

@@ -1,0 +1,23 @@
+import * as z from "zod";
+import { groupOwnerOrLeaving } from "../../../lib/access.ts";
+import { endpoint } from "../../../lib/http/endpoint.ts";
+import { ApiError } from "../../../lib/http/error.ts";
+import { id, people } from "../../../lib/http/fields.ts";
+import * as groups from "../../../lib/repo/groups.ts";
+import { MembersView, membersView } from "../views.ts";
+
+export const removeMembers = endpoint({
+  name: "group.members.remove",
+  summary: "Remove people from a group and its chats; anyone may remove themselves",
+  route: "POST /group/members/remove",
+  access: groupOwnerOrLeaving,
+  input: z.object({ group_id: id, ...people }),
+  output: MembersView,
+  errors: ["forbidden", "not_found", "last_owner"],
+  run: async ({ grant: { group, userIds }, deps: { store, now, membership } }) => {
+    const removed = await groups.removeMembers(store, group.id, userIds, new Date(now()));
+    if (!removed) throw new ApiError("last_owner");
+    membership.check();
+    return membersView(await groups.members(store, group.id));
+  },
+});

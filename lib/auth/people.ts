@@ -1,0 +1,15 @@
+import { ApiError } from "../http/error.ts";
+import { named, type People } from "../http/fields.ts";
+import * as users from "../repo/users.ts";
+import type { Store } from "../store/store.ts";
+
+/** The ids of the people named. Throws `invalid_input` where nobody is named, `not_found` where one of them does not exist. */
+export async function existing(store: Store, people: People): Promise<string[]> {
+  const { ids, usernames } = named(people);
+  if (ids.length + usernames.length === 0) throw new ApiError("invalid_input", { message: "user_ids or usernames is missing." });
+  const found = await users.findAmong(store, ids, usernames);
+  const known = new Set(found.flatMap(({ id, username }) => [id, username]));
+  const unknown = [...ids, ...usernames].find((it) => !known.has(it));
+  if (unknown !== undefined) throw new ApiError("not_found", { message: `There is no user ${unknown}.` });
+  return found.map(({ id }) => id);
+}

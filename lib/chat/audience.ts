@@ -1,0 +1,91 @@
+import type { Frame } from "../http/frame.ts";
+import type { Viewer } from "../http/viewer.ts";
+
+/** How much of what was said is kept for those who lag, in frames and in characters. */
+const MOST_FRAMES = 1_024;
+const MOST_CHARACTERS = 4 * 1024 * 1024;
+
+/** One viewer's place: what is still to be sent before the frames that all get, and the number of the next of those. */
+type Seat = { viewer: Viewer; first: Frame[]; next: number; full: boolean };
+
+/**
+ * Those who watch one chat. Every frame is kept once, for all of them; a viewer whose connection is full is left out, and
+ * catches up from what is kept when there is room again. One who lags behind that is sent away, to come back and resume.
+ */
+export class Audience {
+  readonly #seats = new Set<Seat>();
+  #kept: Frame[] = [];
+  /** The number of the first frame that is kept. */
+  #start = 0;
+  #characters = 0;
+
+  get size(): number {
+    return this.#seats.size;
+  }
+
+  say(frame: Frame): void {
+    this.#kept.push(frame);
+    this.#characters += frame.data.length;
+    const number = this.#start + this.#kept.length - 1;
+    for (const seat of this.#seats) {
+      if (seat.full || seat.first.length > 0 || seat.next !== number) continue;
+      seat.next++;
+      seat.full = !seat.viewer.send(frame);
+    }
+    if (this.#kept.length > 2 * MOST_FRAMES || this.#characters > 2 * MOST_CHARACTERS) this.#forget();
+  }
+
+  /** Seats a viewer, who gets `first`, then every frame behind the one with this id, or from now on. False: that one is not kept. */
+  seat(viewer: Viewer, after: string | null, first: Frame[] = []): boolean {
+    const index = after === null ? this.#kept.length - 1 : this.#kept.findLastIndex(({ id }) => id === after);
+    if (after !== null && index < 0) return false;
+    this.#catchUp(this.#sit(viewer, first, this.#start + index + 1));
+    return true;
+  }
+
+  /** Seats a viewer who gets nothing yet; what is said from now on follows what the answer is called with. */
+  hold(viewer: Viewer): (first: Frame[]) => void {
+    const seat = this.#sit(viewer, [], this.#start + this.#kept.length);
+    seat.full = true;
+    return (first) => {
+      Object.assign(seat, { first, full: false });
+      this.#catchUp(seat);
+    };
+  }
+
+  leave(viewer: Viewer): void {
+    for (const seat of this.#seats) if (seat.viewer === viewer) this.#seats.delete(seat);
+    viewer.onDrain = null;
+  }
+
+  #sit(viewer: Viewer, first: Frame[], next: number): Seat {
+    const seat: Seat = { viewer, first, next, full: false };
+    this.#seats.add(seat);
+    viewer.onDrain = () => {
+      seat.full = false;
+      this.#catchUp(seat);
+    };
+    return seat;
+  }
+
+  #catchUp(seat: Seat): void {
+    const { viewer } = seat;
+    while (!seat.full && !viewer.closed) {
+      const own = seat.first.shift();
+      if (!own && seat.next < this.#start) viewer.end("lagged");
+      const frame = own ?? this.#kept[seat.next - this.#start];
+      if (!frame) return;
+      if (!own) seat.next++;
+      seat.full = !viewer.send(frame);
+    }
+  }
+
+  #forget(): void {
+    let from = Math.max(0, this.#kept.length - MOST_FRAMES);
+    let characters = this.#kept.slice(from).reduce((sum, { data }) => sum + data.length, 0);
+    while (characters > MOST_CHARACTERS) characters -= this.#kept[from++]?.data.length ?? 0;
+    this.#kept = this.#kept.slice(from);
+    this.#start += from;
+    this.#characters = characters;
+  }
+}

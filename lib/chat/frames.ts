@@ -1,0 +1,53 @@
+import { Frame } from "../http/frame.ts";
+import type { MessageView } from "../repo/messages.ts";
+import type { Changed, Ended } from "./told.ts";
+
+/** A prompt that is longer is left out of the frames that only add to its reply. */
+const REPEATED_PROMPT = 4_096;
+
+/** A message as its frames name it: what all of them repeat is encoded once. A prompt that is not known yet is left out. */
+export class Named {
+  readonly #head: string;
+  readonly #shortHead: string;
+  constructor(id: string, userId: string, prompt: string | null) {
+    const bare = `{"message":{"id":${JSON.stringify(id)},"user_id":${JSON.stringify(userId)},`;
+    this.#head = prompt === null ? bare : `${bare}"prompt":${JSON.stringify(prompt)},`;
+    this.#shortHead = (prompt?.length ?? 0) > REPEATED_PROMPT ? bare : this.#head;
+  }
+
+  /** The message with an empty reply: a reply begins here, or begins anew. */
+  begins(id: string | null = null): Frame {
+    return new Frame(`${this.#head}"reply":""},"partial":true}`, { id });
+  }
+  /** New text of the reply. */
+  adds(id: string | null, text: string): Frame {
+    return new Frame(`${this.#shortHead}"reply":${JSON.stringify(text)}},"partial":true}`, { id });
+  }
+  /** The whole reply. */
+  ends(id: string | null, reply: string): Frame {
+    return new Frame(`${this.#head}"reply":${JSON.stringify(reply)}},"partial":false}`, { id });
+  }
+}
+
+/** What a client that listens for it is told before the last frame of a reply that did not end by itself; null for others. */
+export function endingFrame({ id, state, by, code }: Pick<Ended, "id" | "state" | "by" | "code">): Frame | null {
+  if (state === "stopped") return new Frame(JSON.stringify({ message: { id }, user_id: by }), { event: "stopped" });
+  if (state === "failed") return new Frame(JSON.stringify({ message: { id }, error: { code } }), { event: "failed" });
+  return null;
+}
+
+/** A change of who takes part, or a message that is gone. */
+export function changeFrame(id: string, changed: Changed): Frame {
+  if (changed.t === "deleted") return new Frame(JSON.stringify({ message: { id: changed.id } }), { id, event: "deleted" });
+  return new Frame(JSON.stringify({ added: changed.added, removed: changed.removed }), { id, event: "member" });
+}
+
+/** What a viewer has seen is no longer in the log: what follows begins anew. */
+export const resetFrame = (): Frame => new Frame("{}", { event: "reset" });
+
+/** A page of messages, the newest first, as those who have lost their place are sent them: the oldest first, whole. */
+export const historyFrames = (page: readonly MessageView[]): Frame[] =>
+  page
+    .filter(({ state }) => state !== "streaming")
+    .map(({ id, userId, prompt, reply }) => new Named(id, userId, prompt).ends(null, reply))
+    .reverse();

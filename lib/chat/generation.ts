@@ -1,0 +1,183 @@
+import type { Deps } from "../deps.ts";
+import { type CompletionEnd, type CompletionMessage, complete } from "../llm/completion.ts";
+import { CompletionError } from "../llm/retry.ts";
+import { estimateTokens } from "../llm/tokens.ts";
+import { describeError } from "../log.ts";
+import type { Outcome } from "../repo/ledger.ts";
+import * as messages from "../repo/messages.ts";
+import { storeError } from "../store/store.ts";
+import { contextOf, pairTokens } from "./context.ts";
+import type { Claimed } from "./prompting.ts";
+import { createPublisher, type Publisher } from "./publisher.ts";
+
+/** How often the end of a reply is tried while the store is down. */
+const STORE_RETRY_MS = [100, 300, 1_000, 2_000, 3_000];
+/** How often the store is asked whether to stop, while the bus cannot tell. */
+const ASK_STORE_MS = 2_000;
+
+/** What a reply was asked with. */
+export type Asked = {
+  claimed: Claimed;
+  options?: Record<string, unknown> | undefined;
+  /** Whether those who watch get the text as it comes. */
+  partial: boolean;
+  /** Hears the text as it comes. */
+  onText?: (text: string) => void;
+};
+/** The message as it was stored, null where it was deleted meanwhile, and what its event is to say. */
+export type Generated = {
+  message: messages.MessageView | null;
+  known: Partial<Pick<Outcome, "model" | "usage" | "upstreamRequestId">>;
+  /** Why the model ended, in the upstream's word. */
+  finishReason: string | null;
+  /** How long the upstream wants to be left alone. */
+  retryAfterSeconds: number | undefined;
+};
+
+/** The replies that are being made on this instance. */
+export type Generations = {
+  /** Makes a reply, from the context to the stored message. Throws `StoreError` where it could not be stored. */
+  run(asked: Asked): Promise<Generated>;
+  /** Stops a reply, if it is made here. */
+  stop(messageId: string, userId: string): void;
+  /** Ends what is still running after so long, keeping what came of it: the instance stops. */
+  endWithin(deadlineMs: number): void;
+};
+
+/** Why a reply is broken off. */
+class Stop extends Error {
+  readonly userId: string | null;
+  constructor(userId: string | null) {
+    super(userId === null ? "the instance stops" : "stopped");
+    this.userId = userId;
+  }
+}
+
+type Needs = Pick<Deps, "bus" | "store" | "log" | "now" | "random" | "config"> & { upstream(): Deps["upstream"] };
+type Working = Asked & { text: string; signal: AbortSignal; publisher: Publisher };
+type Ended = { end: CompletionEnd | null; error: unknown };
+
+export function createGenerations(deps: Needs): Generations {
+  const running = new Map<string, AbortController>();
+  return {
+    run: async (asked) => {
+      const { message } = asked.claimed;
+      const controller = new AbortController();
+      running.set(message.id, controller);
+      const publisher = createPublisher(deps, message, asked.partial, (userId) => controller.abort(new Stop(userId)));
+      const asking = setInterval(() => {
+        if (publisher.unheard) void askStore(deps, message, controller);
+      }, ASK_STORE_MS).unref();
+      try {
+        return await generate(deps, { ...asked, text: "", signal: controller.signal, publisher });
+      } finally {
+        publisher.close();
+        clearInterval(asking);
+        running.delete(message.id);
+      }
+    },
+    stop: (messageId, userId) => running.get(messageId)?.abort(new Stop(userId)),
+    endWithin: (deadlineMs) => {
+      setTimeout(() => {
+        for (const controller of running.values()) controller.abort(new Stop(null));
+      }, deadlineMs).unref();
+    },
+  };
+}
+
+async function generate(deps: Needs, work: Working): Promise<Generated> {
+  const { claimed, publisher } = work;
+  const { message } = claimed;
+  const context = contextOf({
+    systemPrompt: claimed.systemPrompt,
+    pairs: claimed.pairs,
+    prompt: message.prompt,
+    username: message.username,
+    shared: claimed.chat.shared,
+    budget: deps.config.chat.contextTokens,
+  });
+  const ended = await ask(deps, work, context.turns);
+  const usage = usageOf(ended, context.tokens, work.text);
+  const stored = await store(deps, message, endingOf(ended, work, usage));
+  await publisher.end(stored);
+  const failure = ended.error instanceof CompletionError ? ended.error : null;
+  return {
+    message: stored,
+    known: {
+      model: ended.end?.model ?? deps.config.chat.modelOf(message.model),
+      usage,
+      upstreamRequestId: ended.end?.upstreamRequestId ?? failure?.upstreamRequestId ?? null,
+    },
+    finishReason: ended.end?.finishReason ?? null,
+    retryAfterSeconds: failure?.retryAfterSeconds,
+  };
+}
+
+/** Reads the model's answer to its end, whatever that is. */
+async function ask(deps: Needs, work: Working, turns: CompletionMessage[]): Promise<Ended> {
+  const { claimed, options, signal } = work;
+  try {
+    const model = deps.config.chat.modelOf(claimed.message.model);
+    const random = () => deps.random(4).readUInt32BE() / 2 ** 32;
+    const answer = complete(deps.upstream(), { model, messages: turns, signal, random, ...(options && { options }) });
+    for (;;) {
+      const { done, value } = await answer.next();
+      if (done) return { end: value, error: null };
+      work.text += value;
+      work.publisher.add(value);
+      work.onText?.(value);
+    }
+  } catch (error) {
+    const known = error instanceof CompletionError || signal.aborted;
+    if (!known) deps.log({ severity: "ERROR", message: "reply failed", ...describeError(error) });
+    return { end: null, error: signal.aborted ? signal.reason : error };
+  }
+}
+
+/** What the upstream reported, or an estimate of what it took where it did not come to that. */
+function usageOf({ end, error }: Ended, promptTokens: number, text: string): Outcome["usage"] {
+  if (end?.usage) return end.usage;
+  if (error && text === "") return null;
+  return { promptTokens, completionTokens: estimateTokens(text), estimated: true };
+}
+
+function endingOf({ error }: Ended, { claimed, text: reply }: Working, usage: Outcome["usage"]): messages.Ending {
+  const stopped = error instanceof Stop && error.userId !== null;
+  const state = error === null ? "done" : stopped ? "stopped" : "failed";
+  return {
+    state,
+    reply,
+    contextTokens: state === "failed" || reply === "" ? null : pairTokens(claimed.message.prompt, reply),
+    promptTokens: usage?.promptTokens ?? null,
+    completionTokens: usage?.completionTokens ?? null,
+    stoppedBy: stopped ? error.userId : null,
+    errorCode: state === "failed" ? codeOf(error) : null,
+  };
+}
+
+function codeOf(error: unknown): string {
+  if (error instanceof Stop) return "stopping";
+  return error instanceof CompletionError ? error.code : "internal";
+}
+
+/** Nothing that was said is given up before the store had some seconds to come back. */
+async function store(deps: Needs, message: messages.MessageView, ending: messages.Ending): Promise<messages.MessageView | null> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await messages.end(deps.store, message, ending, new Date(deps.now()));
+    } catch (error) {
+      const waitMs = STORE_RETRY_MS[attempt];
+      if (waitMs === undefined || !storeError(error) || storeError(error)?.permanent) throw error;
+      await new Promise((resolve) => setTimeout(resolve, waitMs));
+    }
+  }
+}
+
+async function askStore(deps: Needs, key: messages.Key, controller: AbortController): Promise<void> {
+  try {
+    const found = await messages.find(deps.store, key);
+    if (found?.stoppedBy) controller.abort(new Stop(found.stoppedBy));
+  } catch (error) {
+    deps.log({ severity: "WARNING", message: "not known whether to stop", code: storeError(error)?.code });
+  }
+}

@@ -1,0 +1,85 @@
+import type { Deps } from "../deps.ts";
+import type { Viewer } from "../http/viewer.ts";
+import { Channel } from "./channel.ts";
+
+/** How often what is running is looked after. */
+const LOOK_MS = 2_000;
+/** How long a chat is followed after the last who watched it: most come back, as a cut or a turned page makes them. */
+const LINGER_MS = 5_000;
+
+/** The chats that are followed on this instance. */
+export type Live = {
+  /** Lets a viewer watch a chat, from behind the frame they have seen. Answers what ends it. */
+  attach(chatId: string, viewer: Viewer): Promise<() => void>;
+  /** Resolves when a message is not being replied to any more; a reply whose producer died is settled on the way. */
+  ended(chatId: string, messageId: string): Promise<void>;
+  /** Settles replies of a chat whose producers are gone. */
+  settle(chatId: string): Promise<void>;
+  /** What the store says is the newest number of a chat. */
+  notice(chatId: string, lastSeq: number): void;
+  close(): void;
+};
+
+export function createLive(deps: Pick<Deps, "bus" | "store" | "log" | "now">): Live {
+  const channels = new Map<string, { channel: Channel; users: number; timer: NodeJS.Timeout | undefined }>();
+  let looking: NodeJS.Timeout | undefined;
+
+  const look = () => {
+    for (const { channel } of channels.values()) void channel.look();
+  };
+  const use = (chatId: string): { channel: Channel; release(): void } => {
+    const known = channels.get(chatId) ?? { channel: new Channel(deps, chatId), users: 0, timer: undefined };
+    channels.set(chatId, known);
+    looking ??= setInterval(look, LOOK_MS).unref();
+    clearTimeout(known.timer);
+    known.users++;
+    const close = () => {
+      known.channel.close();
+      channels.delete(chatId);
+      if (channels.size > 0) return;
+      clearInterval(looking);
+      looking = undefined;
+    };
+    const release = () => {
+      if (--known.users === 0) known.timer = setTimeout(close, LINGER_MS).unref();
+    };
+    return { channel: known.channel, release };
+  };
+
+  return {
+    attach: async (chatId, viewer) => {
+      const { channel, release } = use(chatId);
+      const detach = () => {
+        channel.detach(viewer);
+        release();
+      };
+      const sit = async (after: string | null) => {
+        channel.detach(viewer);
+        await channel.attach(viewer, after);
+      };
+      viewer.onResume = (id) => void sit(id);
+      await sit(viewer.lastEventId).catch((error) => {
+        detach();
+        throw error;
+      });
+      return detach;
+    },
+    ended: async (chatId, messageId) => {
+      const { channel, release } = use(chatId);
+      await channel.ended(messageId).finally(release);
+    },
+    settle: async (chatId) => {
+      const { channel, release } = use(chatId);
+      await channel.settle().finally(release);
+    },
+    notice: (chatId, lastSeq) => channels.get(chatId)?.channel.notice(lastSeq),
+    close: () => {
+      clearInterval(looking);
+      for (const { channel, timer } of channels.values()) {
+        clearTimeout(timer);
+        channel.close();
+      }
+      channels.clear();
+    },
+  };
+}

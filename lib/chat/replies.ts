@@ -1,0 +1,150 @@
+import type { Frame } from "../http/frame.ts";
+import type { MessageView } from "../repo/messages.ts";
+import { changeFrame, endingFrame, Named } from "./frames.ts";
+import type { Begun, Delta, Ended, Told } from "./told.ts";
+
+/** A reply that is being made, as far as it was heard. */
+export type Reply = {
+  id: string;
+  user: string;
+  prompt: string | null;
+  named: Named;
+  text: string;
+  /** False where something before was not heard, so that only the end can say all of it. */
+  whole: boolean;
+  /** When it was last heard of, and last asked about, by `performance.now()`. */
+  heardMs: number;
+  askedMs: number;
+};
+
+/** Messages whose end is remembered, so that nothing of them is said again. */
+const MOST_ENDED = 1_024;
+
+/** What is known of a chat's replies, and the frames that follow from what the log tells of them. */
+export class Replies {
+  readonly running = new Map<string, Reply>();
+  /** The highest number that was heard. */
+  lastSeq = 0;
+  readonly #say: (frame: Frame) => void;
+  /** Reads a message whose end did not say all of it. */
+  readonly #fetch: (id: string) => void;
+  readonly #ended = new Set<string>();
+  readonly #waiting = new Set<{ id: string; done(): void }>();
+
+  constructor(say: (frame: Frame) => void, fetch: (id: string) => void) {
+    this.#say = say;
+    this.#fetch = fetch;
+  }
+
+  /** What an entry of the log tells, which was written at `heardMs` of `performance.now()`. */
+  tell(entryId: string, told: Told, heardMs: number): void {
+    if (told.t === "begin") this.#begin(entryId, told, heardMs);
+    else if (told.t === "delta") this.#add(entryId, told, heardMs);
+    else if (told.t === "end") this.#end(entryId, told);
+    else this.#say(changeFrame(entryId, told));
+  }
+
+  /** A message as the store has it, where the log has not told of it. */
+  learn(message: MessageView, heardMs = performance.now()): void {
+    const { id, seq, userId: user, prompt, reply } = message;
+    this.lastSeq = Math.max(this.lastSeq, seq);
+    if (message.state !== "streaming")
+      this.#end(null, { ...message, t: "end", user, by: message.stoppedBy, code: message.errorCode });
+    else if (!this.running.has(id) && !this.#ended.has(id)) this.#start({ id, user, prompt, text: reply, whole: false, heardMs });
+  }
+
+  /** What somebody who comes now is sent of running replies. The last frame carries the log's id: until it is there, nothing is. */
+  soFar(lastId: string | null): Frame[] {
+    const running = [...this.running.values()];
+    return running.flatMap(({ named, text }, i) => {
+      const id = i === running.length - 1 ? lastId : null;
+      return text === "" ? [named.begins(id)] : [named.begins(), named.adds(id, text)];
+    });
+  }
+
+  /** Messages that were said in another way. */
+  settled(page: readonly MessageView[]): void {
+    for (const { id, state } of page) if (state !== "streaming") this.forget(id);
+  }
+
+  /** A message of which nothing more is to be said. */
+  forget(id: string): void {
+    this.running.delete(id);
+    this.#remember(id);
+  }
+
+  /** Resolves when the message's end is heard, or after so long. */
+  untilEnded(id: string, mostMs: number): Promise<void> {
+    return new Promise((done) => {
+      const waiting = { id, done };
+      this.#waiting.add(waiting);
+      setTimeout(() => {
+        this.#waiting.delete(waiting);
+        done();
+      }, mostMs).unref();
+    });
+  }
+
+  #begin(entryId: string, { id, seq, user, prompt, reply }: Begun, heardMs: number): void {
+    this.lastSeq = Math.max(this.lastSeq, seq);
+    if (this.#ended.has(id)) return;
+    const known = this.running.get(id);
+    if (known?.whole && reply.startsWith(known.text)) {
+      if (reply.length > known.text.length) this.#say(known.named.adds(entryId, reply.slice(known.text.length)));
+      Object.assign(known, { text: reply, heardMs });
+      return;
+    }
+    const started = this.#start({
+      id,
+      user,
+      prompt: prompt ?? known?.prompt ?? null,
+      text: reply,
+      whole: true,
+      heardMs: performance.now(),
+    });
+    this.#say(started.named.begins(reply === "" ? entryId : null));
+    if (reply !== "") this.#say(started.named.adds(entryId, reply));
+  }
+
+  #start(heard: Omit<Reply, "named" | "askedMs">): Reply {
+    const reply = { ...heard, named: new Named(heard.id, heard.user, heard.prompt), askedMs: heard.heardMs };
+    this.running.set(heard.id, reply);
+    return reply;
+  }
+
+  #add(entryId: string, { id, at, text }: Delta, heardMs: number): void {
+    const reply = this.running.get(id);
+    if (!reply) return;
+    reply.heardMs = heardMs;
+    if (at > reply.text.length) reply.whole = false;
+    const news = text.slice(Math.max(0, reply.text.length - at));
+    if (!reply.whole || news === "") return;
+    reply.text += news;
+    this.#say(reply.named.adds(entryId, news));
+  }
+
+  #end(entryId: string | null, ended: Ended): void {
+    const { id, seq, user } = ended;
+    this.lastSeq = Math.max(this.lastSeq, seq);
+    if (this.#ended.has(id)) return;
+    const known = this.running.get(id);
+    const prompt = ended.prompt ?? known?.prompt ?? null;
+    if (prompt === null || ended.reply === null) {
+      this.#fetch(id);
+      return;
+    }
+    this.forget(id);
+    const named = known && known.prompt === prompt ? known.named : new Named(id, user, prompt);
+    const before = endingFrame(ended);
+    if (before) this.#say(before);
+    this.#say(named.ends(entryId, ended.reply));
+    for (const { id: awaited, done } of this.#waiting) {
+      if (awaited === id) done();
+    }
+  }
+
+  #remember(id: string): void {
+    this.#ended.add(id);
+    if (this.#ended.size > MOST_ENDED) this.#ended.delete(this.#ended.values().next().value as string);
+  }
+}

@@ -1,0 +1,57 @@
+import type { IncomingMessage } from "node:http";
+import { splitTarget } from "./door.ts";
+import { type AnyEndpoint, type AnyStream, type FunctionSpec, isRelay, isStream, parseRoute } from "./endpoint.ts";
+import { ApiError } from "./error.ts";
+
+/** What answers on one path, by method. Null: a probe, which answers for itself. */
+export type Methods = ReadonlyMap<string, AnyEndpoint | AnyStream | null>;
+
+/** The paths of functions that are served together. A path stands there with its function's name in front, and, where one function stands alone, without. */
+export function routesOf(functions: readonly FunctionSpec[]): Map<string, Methods> {
+  const routes = new Map<string, Map<string, AnyEndpoint | AnyStream>>();
+  const add = (path: string, method: string, entry: AnyEndpoint | AnyStream) => {
+    const methods = routes.get(path) ?? new Map<string, AnyEndpoint | AnyStream>();
+    if (methods.has(method)) throw new Error(`Two endpoints answer ${method} ${path}.`);
+    routes.set(path, methods.set(method, entry));
+  };
+  for (const { name, endpoints } of functions) {
+    for (const entry of endpoints) {
+      if (isRelay(entry)) continue;
+      const { methods, path } = parseRoute(entry.route);
+      for (const method of methods) {
+        add(path, method, entry);
+        if (functions.length === 1 && path.startsWith(`/${name}/`)) add(path.slice(name.length + 1), method, entry);
+      }
+    }
+  }
+  return routes;
+}
+
+/** What answers a method; a HEAD is a GET without its body. Throws `not_found` and `method_not_allowed`. */
+export function entryOf(methods: Methods, method = "GET"): AnyEndpoint | AnyStream {
+  const entry = methods.get(method === "HEAD" ? "GET" : method);
+  if (entry) return entry;
+  if (methods.size === 0) throw new ApiError("not_found", { message: "There is no such path here." });
+  throw new ApiError("method_not_allowed", { allow: allowed(methods).join(", ") });
+}
+
+export const allowed = (methods: Methods): string[] => [...methods.keys(), ...(methods.has("GET") ? ["HEAD"] : []), "OPTIONS"];
+
+/** Finds the stream that is asked for. Escapes in a path are read as they are in other paths. */
+export function streamFinder(functions: readonly FunctionSpec[]): (req: IncomingMessage) => AnyStream | null {
+  const routes = [...routesOf(functions)];
+  const streams = new Map(routes.filter(([, methods]) => [...methods.values()].some((entry) => entry && isStream(entry))));
+  return ({ method, url = "/" }) => {
+    const { path } = splitTarget(url);
+    const entry = (streams.get(path) ?? streams.get(unescaped(path)))?.get(method === "HEAD" ? "GET" : (method ?? ""));
+    return entry && isStream(entry) ? entry : null;
+  };
+}
+
+function unescaped(path: string): string {
+  try {
+    return decodeURI(path);
+  } catch {
+    return path;
+  }
+}

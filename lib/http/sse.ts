@@ -1,0 +1,89 @@
+import type { ServerResponse } from "node:http";
+import type { Frame } from "./frame.ts";
+import { PING, SocketViewer } from "./viewer.ts";
+
+/** How long the last frames may take to be read once the stream is over. */
+const LINGER_MS = 10_000;
+/** A line that every parser skips, where the frames are of an endpoint's own shape. */
+const COMMENT = Buffer.from(": ping\n\n");
+
+/** A viewer by server-sent events. Not in chunks: the end of the connection is the end of the answer, so that bytes need no wrapping. */
+export class SseViewer extends SocketViewer {
+  readonly status = 200;
+  readonly #res: ServerResponse;
+  #headers: Headers | null;
+
+  /** The response must have its connection already: behind pipelined requests it gets it later. */
+  constructor(res: ServerResponse, headers: Headers, lastEventId: string | null) {
+    super(lastEventId);
+    this.#res = res;
+    this.#headers = headers;
+    res.once("close", () => this.leave());
+  }
+
+  begin(): void {
+    const { socket } = this.#res;
+    if (!socket || socket.destroyed || !this.#headers) {
+      this.leave();
+      return;
+    }
+    socket.setNoDelay(true);
+    socket.cork();
+    writeStreamHead(this.#res, this.#headers);
+    this.#headers = null;
+    this.start(socket);
+    socket.uncork();
+  }
+
+  beat(): void {
+    this.write(PING.sse);
+  }
+
+  finish(): void {
+    const { socket } = this.#res;
+    this.#res.end();
+    if (!socket || socket.writableLength === 0) return;
+    const late = setTimeout(() => socket.destroy(), LINGER_MS).unref();
+    socket.once("close", () => clearTimeout(late));
+  }
+
+  protected encode(frame: Frame): Buffer {
+    return frame.sse;
+  }
+}
+
+/** An endpoint's own answer as server-sent events, from the first frame on. It is no stream that one could come back to. */
+export class SseAnswer extends SseViewer {
+  override send(frame: Frame): boolean {
+    if (!this.begun && !this.closed) this.begin();
+    return super.send(frame);
+  }
+
+  override beat(): void {
+    if (this.begun) this.write(COMMENT);
+  }
+
+  override rotate(): void {}
+}
+
+/** The head of an answer as server-sent events; nothing else is written by way of the response. */
+export function writeStreamHead(res: ServerResponse, headers: Headers): void {
+  res.useChunkedEncodingByDefault = false;
+  res.shouldKeepAlive = false;
+  for (const [name, value] of headers) res.appendHeader(name, value);
+  res.setHeader("content-type", "text/event-stream");
+  // Proxies that collect an answer before they pass it on are asked not to.
+  res.setHeader("x-accel-buffering", "no");
+  res.writeHead(200).flushHeaders();
+}
+
+/** Whether a client would rather have server-sent events than JSON. */
+export function prefersEvents(accept = ""): boolean {
+  const quality = (type: string) => {
+    const range = accept.split(",").find((it) => it.split(";", 1)[0]?.trim().toLowerCase() === type);
+    if (range === undefined) return 0;
+    const q = /;\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|$)/i.exec(range)?.[1];
+    return q === undefined ? 1 : Number(q);
+  };
+  return quality("text/event-stream") > quality("application/json");
+}

@@ -1,0 +1,223 @@
+import type { Readable } from "node:stream";
+import type OpenAI from "openai";
+import { EventStream, Garbled } from "./event-stream.ts";
+import { CompletionError, codeIn, type Patience, persist, requestIdOf, StreamOptionsRefused, transportFailure } from "./retry.ts";
+import type { Upstream } from "./upstream.ts";
+
+export type CompletionMessage = { role: "system" | "user" | "assistant"; content: string | unknown[]; name?: string };
+
+export type CompletionRequest = Patience & {
+  model: string;
+  messages: readonly CompletionMessage[];
+  /** What else the upstream takes (`temperature`, `max_tokens`, …), passed on as it is. */
+  options?: Record<string, unknown>;
+  /** More request headers, none of them a credential. */
+  headers?: Record<string, string>;
+};
+
+export type CompletionEnd = {
+  /** As the upstream named it. */
+  model: string | null;
+  finishReason: string | null;
+  /** Null where the upstream did not report it. */
+  usage: { promptTokens: number; completionTokens: number; estimated: boolean } | null;
+  upstreamRequestId: string | null;
+};
+
+/** How long the end of an answer may take after its last event; its connection serves the next call then. */
+const LINGER_MS = 100;
+const DONE = "[DONE]";
+
+/** Upstreams that know nothing of `stream_options`, and so report no usage. */
+const withoutUsage = new WeakSet<Upstream>();
+
+/**
+ * Streams a chat completion: yields its text as it comes, never an empty piece, always well-formed and without NUL; returns what
+ * else is known of it. Slow consumers slow the upstream down. Throws a `CompletionError`, or the signal's reason; in both cases,
+ * and when the consumer leaves early, the upstream is aborted at once.
+ */
+export async function* complete(upstream: Upstream, request: CompletionRequest): AsyncGenerator<string, CompletionEnd, void> {
+  request.signal.throwIfAborted();
+  const reply = new Reply();
+  try {
+    const chunks = await open(upstream, request, reply);
+    for await (const chunk of chunks) {
+      const text = reply.read(chunk);
+      if (text === "") continue;
+      yield text;
+      request.signal.throwIfAborted();
+    }
+  } catch (error) {
+    const failure = request.signal.aborted ? request.signal.reason : reply.failureOf(error);
+    if (failure !== null) throw failure;
+  }
+  if (!reply.isWhole) throw request.signal.aborted ? request.signal.reason : reply.failed("upstream_reset");
+  const last = reply.last();
+  if (last !== "") yield last;
+  return reply.end();
+}
+
+async function open(upstream: Upstream, request: CompletionRequest, reply: Reply): Promise<AsyncIterable<unknown>> {
+  const { model, options } = request;
+  const messages = request.messages as OpenAI.ChatCompletionMessageParam[];
+  const create = async (more: object) => {
+    const client = await clientFor(upstream, request, reply);
+    return client.chat.completions.create({ ...options, model, messages, ...more, stream: true });
+  };
+  if (withoutUsage.has(upstream)) return create({ stream_options: undefined });
+  try {
+    return await create({ stream_options: { include_usage: true } });
+  } catch (error) {
+    if (!(reply.failure instanceof StreamOptionsRefused)) throw error;
+    withoutUsage.add(upstream);
+    reply.failure = null;
+    return create({ stream_options: undefined });
+  }
+}
+
+/**
+ * The official library, loaded with the first completion. It writes the body and reads the chunks; the rest is not left to it:
+ * it has no key, opens no connection, repeats nothing, logs nothing, and neither its headers nor its environment count.
+ */
+async function clientFor(upstream: Upstream, request: CompletionRequest, reply: Reply): Promise<OpenAI> {
+  const { default: Client } = await import("openai");
+  const account = { organization: null, project: null, adminAPIKey: null, webhookSecret: null };
+  return new Client({
+    ...account,
+    apiKey: "none",
+    baseURL: "http://upstream/v1",
+    maxRetries: 0,
+    logLevel: "off",
+    fetch: async (url, init) => {
+      try {
+        const target = new URL(String(url)).pathname;
+        return (await send(upstream, target, String(init?.body), request, reply)) as unknown as Response;
+      } catch (error) {
+        // The library wraps what it is told, and does not always keep the cause.
+        reply.failure = error;
+        throw error;
+      }
+    },
+  });
+}
+
+/** As much of a `Response` as the library looks at. */
+async function send(upstream: Upstream, target: string, body: string, request: CompletionRequest, reply: Reply) {
+  const { signal, headers: more = {} } = request;
+  const bytes = Buffer.from(body);
+  const own = { "content-type": "application/json", accept: "text/event-stream", "user-agent": "proxy-gpt" };
+  const headers = Object.entries({ ...own, ...more }).flat();
+  const answer = await persist(
+    (connectMs) => upstream.request({ method: "POST", target, headers, body: bytes, signal, connectMs }),
+    request,
+  );
+  const { status } = answer;
+  reply.requestId = requestIdOf(answer);
+  return { ok: true, status, url: "", headers: new Map<string, string>(), body: wholeEvents(answer.body, reply) };
+}
+
+/** The stream in whole events, each its data alone: what the library makes of it then does not depend on how it was cut. */
+async function* wholeEvents(body: Readable, reply: Reply): AsyncGenerator<string> {
+  const stream = new EventStream();
+  let linger: NodeJS.Timeout | undefined;
+  try {
+    for await (const chunk of body as AsyncIterable<Uint8Array>) {
+      if (reply.isDone) continue;
+      for (const data of stream.push(chunk)) {
+        if (data.startsWith(DONE)) {
+          reply.isDone = true;
+          linger = setTimeout(() => body.destroy(), LINGER_MS);
+          break;
+        }
+        yield `data: ${data.replaceAll("\n", "\ndata: ")}\n\n`;
+      }
+    }
+    if (!reply.isDone) reply.isDone = stream.rest().startsWith(DONE);
+  } catch (error) {
+    if (!reply.isDone) throw error;
+  } finally {
+    clearTimeout(linger);
+  }
+}
+
+/** What has been heard of one completion. */
+class Reply {
+  requestId: string | null = null;
+  /** Why there was no answer to read. */
+  failure: unknown = null;
+  /** The stream has said that it is over. */
+  isDone = false;
+  #model: string | null = null;
+  #finishReason: string | null = null;
+  #usage: CompletionEnd["usage"] = null;
+  /** Half a surrogate pair, whose other half comes with the next piece. */
+  #half = "";
+
+  get isWhole(): boolean {
+    return this.isDone || this.#finishReason !== null;
+  }
+
+  /** The text of a chunk, which may be empty. */
+  read(chunk: unknown): string {
+    const { choices, model, usage } = fields(chunk);
+    const reported = readUsage(usage);
+    if (!Array.isArray(choices) && (choices !== undefined || reported === null)) throw new Garbled("no choices");
+    if (typeof model === "string" && model !== "") this.#model ??= model;
+    this.#usage = reported ?? this.#usage;
+    const first = (choices ?? []).map(fields).find(({ index = 0 }) => index === 0);
+    if (first === undefined) return "";
+    if (typeof first.finish_reason === "string") this.#finishReason = first.finish_reason;
+    const { content, refusal } = fields(first.delta ?? {});
+    const text = [this.#half, content, refusal].filter((it) => typeof it === "string").join("");
+    this.#half = /[\uD800-\uDBFF]$/.exec(text)?.[0] ?? "";
+    return storable(text.slice(0, text.length - this.#half.length));
+  }
+
+  /** The half of a pair that never became whole. */
+  last(): string {
+    return storable(this.#half);
+  }
+
+  end(): CompletionEnd {
+    return {
+      model: this.#model,
+      finishReason: this.#finishReason,
+      usage: this.#usage,
+      upstreamRequestId: this.requestId,
+    };
+  }
+
+  failed(code: CompletionError["code"], upstreamCode: string | null = null, cause?: unknown): CompletionError {
+    return new CompletionError(code, { upstreamCode, upstreamRequestId: this.requestId, cause });
+  }
+
+  /** What to throw for an error; null where it came after all that matters. Errors of ours stay what they are. */
+  failureOf(error: unknown): unknown {
+    if (this.failure !== null) return this.failure;
+    if (error instanceof CompletionError) return error;
+    // The library's words for an error event quote it, and the parser's its bytes.
+    if (error instanceof SyntaxError || error instanceof Garbled) return this.failed("upstream_garbled");
+    if (error instanceof Error && "error" in error) return this.failed("upstream_failed", codeIn(error.error));
+    const failure = transportFailure(error, true);
+    if (failure === null) return error;
+    return this.isWhole ? null : this.failed(failure.code, null, error);
+  }
+}
+
+/** An object's fields; anything else is not the JSON of a completion. */
+function fields(value: unknown): Record<string, unknown> {
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  throw new Garbled("no object");
+}
+
+function readUsage(value: unknown): CompletionEnd["usage"] {
+  if (typeof value !== "object" || value === null) return null;
+  const { prompt_tokens: promptTokens, completion_tokens: completionTokens } = value as Record<string, unknown>;
+  if (!isCount(promptTokens) || !isCount(completionTokens)) return null;
+  return { promptTokens, completionTokens, estimated: false };
+}
+
+const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
+
+/** No store keeps NUL or half a surrogate pair as they are. */
+const storable = (text: string): string => text.toWellFormed().replaceAll("\0", "\uFFFD");

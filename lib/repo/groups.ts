@@ -1,0 +1,150 @@
+import { and, asc, type Column, eq, gt, inArray, not, notInArray, sql } from "drizzle-orm";
+import type { Store } from "../store/store.ts";
+
+export type Role = "owner" | "member";
+/** A group as one of its members sees it. */
+export type GroupView = Store["groups"]["$inferSelect"] & { role: Role };
+export type Member = { id: string; username: string; name: string | null; role: Role };
+export type NewGroup = { id: string; name: string; description: string; createdAt: Date };
+
+/** Makes a group, whose owner is the one who makes it. */
+export async function create(store: Store, group: NewGroup, ownerId: string): Promise<GroupView> {
+  const { groups, groupMembers } = store;
+  const { id: groupId, createdAt } = group;
+  const row = { ...group, updatedAt: createdAt };
+  await store.atomic((q) => [
+    q.insert(groups).values(row).onConflictDoNothing(),
+    q.insert(groupMembers).values({ groupId, userId: ownerId, role: "owner", createdAt }).onConflictDoNothing(),
+  ]);
+  return { ...row, role: "owner" };
+}
+
+/** A group, for one of its members. Absent and not-a-member look the same on purpose. */
+export async function findForMember(store: Store, groupId: string, userId: string): Promise<GroupView | null> {
+  const { db, groups, groupMembers } = store;
+  const [found] = await db
+    .select(columns(store))
+    .from(groups)
+    .innerJoin(groupMembers, and(eq(groupMembers.groupId, groups.id), eq(groupMembers.userId, userId)))
+    .where(eq(groups.id, groupId));
+  return found ?? null;
+}
+
+/** The groups that a user is a member of, by id from the one after `after`; ids are UUIDv7, so the oldest come first. */
+export async function listForMember(
+  store: Store,
+  userId: string,
+  after: string | undefined,
+  limit: number,
+): Promise<GroupView[]> {
+  const { db, groups, groupMembers } = store;
+  return db
+    .select(columns(store))
+    .from(groupMembers)
+    .innerJoin(groups, eq(groups.id, groupMembers.groupId))
+    .where(and(eq(groupMembers.userId, userId), after ? gt(groups.id, after) : undefined))
+    .orderBy(asc(groups.id))
+    .limit(limit);
+}
+
+/** Changes a group of which the user is an owner; null when there is none. */
+export async function update(
+  store: Store,
+  groupId: string,
+  ownerId: string,
+  change: { name?: string; description?: string },
+  at: Date,
+): Promise<GroupView | null> {
+  const { db, groups } = store;
+  const [changed] = await db
+    .update(groups)
+    .set({ ...change, updatedAt: at })
+    .where(and(eq(groups.id, groupId), ownedBy(store, ownerId)))
+    .returning();
+  return changed ? { ...changed, role: "owner" } : null;
+}
+
+/** Deletes a group of which the user is an owner, with its chats; false when there is none. */
+export async function remove(store: Store, groupId: string, ownerId: string): Promise<boolean> {
+  const { db, groups } = store;
+  const gone = await db
+    .delete(groups)
+    .where(and(eq(groups.id, groupId), ownedBy(store, ownerId)))
+    .returning({ id: groups.id });
+  return gone.length > 0;
+}
+
+/** The members of a group, owners first, then by username. */
+export async function members({ db, groupMembers, users }: Store, groupId: string): Promise<Member[]> {
+  const { id, username, name } = users;
+  return db
+    .select({ id, username, name, role: groupMembers.role })
+    .from(groupMembers)
+    .innerJoin(users, eq(users.id, groupMembers.userId))
+    .where(eq(groupMembers.groupId, groupId))
+    .orderBy(sql`${groupMembers.role} desc`, asc(username));
+}
+
+/** Adds users to a group. Who is a member stays one; `owner` makes an owner of them too. */
+export async function addMembers(store: Store, groupId: string, userIds: readonly string[], role: Role, at: Date): Promise<void> {
+  const { groups, groupMembers } = store;
+  const rows = userIds.map((userId) => ({ groupId, userId, role, createdAt: at }));
+  const target = [groupMembers.groupId, groupMembers.userId];
+  await store.atomic((q) => {
+    const insert = q.insert(groupMembers).values(rows);
+    return [
+      q.update(groups).set({ updatedAt: at }).where(eq(groups.id, groupId)),
+      role === "owner" ? insert.onConflictDoUpdate({ target, set: { role } }) : insert.onConflictDoNothing(),
+    ];
+  });
+}
+
+/**
+ * Removes members of a group, from its chats too; chats of theirs in the group become those of its longest owner. False, and
+ * nothing changes, where no owner would be left. Who is not a member is left alone.
+ */
+export async function removeMembers(store: Store, groupId: string, userIds: readonly string[], at: Date): Promise<boolean> {
+  const { groups, groupMembers, chats, chatUsers } = store;
+  const gone = [...userIds];
+  const member = (userId: Column) =>
+    sql`exists (select 1 from group_members g where g.group_id = ${groupId} and g.user_id = ${userId})`;
+  const heir = sql`(select g.user_id from group_members g where g.group_id = ${groupId} and g.role = 'owner'
+    order by g.created_at, g.user_id limit 1)`;
+  const anotherOwner = sql`exists (select 1 from group_members o where o.group_id = ${groupId} and o.role = 'owner'
+    and ${notInArray(sql`o.user_id`, gone)})`;
+  const [, , , , owners] = await store.atomic((q) => [
+    // Two owners who remove each other at the same time come one after the other.
+    q.update(groups).set({ updatedAt: at }).where(eq(groups.id, groupId)),
+    q.delete(groupMembers).where(and(eq(groupMembers.groupId, groupId), inArray(groupMembers.userId, gone), anotherOwner)),
+    q
+      .delete(chatUsers)
+      .where(
+        and(
+          inArray(chatUsers.userId, gone),
+          inArray(chatUsers.chatId, q.select({ id: chats.id }).from(chats).where(eq(chats.groupId, groupId))),
+          not(member(chatUsers.userId)),
+        ),
+      ),
+    q
+      .update(chats)
+      .set({ ownerId: heir as never })
+      .where(and(eq(chats.groupId, groupId), inArray(chats.ownerId, gone), not(member(chats.ownerId)))),
+    q
+      .select({ userId: groupMembers.userId })
+      .from(groupMembers)
+      .where(and(eq(groupMembers.groupId, groupId), inArray(groupMembers.userId, gone))),
+  ]);
+  return owners.length === 0;
+}
+
+const columns = ({ groups: g, groupMembers }: Store) => ({
+  id: g.id,
+  name: g.name,
+  description: g.description,
+  createdAt: g.createdAt,
+  updatedAt: g.updatedAt,
+  role: groupMembers.role,
+});
+
+const ownedBy = ({ groups, groupMembers }: Store, userId: string) =>
+  sql`exists (select 1 from ${groupMembers} m where m.group_id = ${groups.id} and m.user_id = ${userId} and m.role = 'owner')`;

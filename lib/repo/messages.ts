@@ -1,0 +1,192 @@
+import { and, desc, eq, getTableColumns, gte, inArray, isNotNull, lt, or, type SQL, sql } from "drizzle-orm";
+import type { Store } from "../store/store.ts";
+import { type ChatView, columns as chatColumns, visibleTo } from "./chats.ts";
+
+export type Message = Store["messages"]["$inferSelect"];
+export type MessageState = Message["state"];
+/** A message with its author's username, as the members of its chat see it. */
+export type MessageView = Message & { username: string | null };
+
+/** A prompt that asks for its place in a chat. */
+export type Claim = {
+  id: string;
+  chatId: string;
+  userId: string;
+  prompt: string;
+  /** Null: the chat's. */
+  model: string | null;
+  offTheRecord: boolean;
+  requestId: string;
+  fingerprint: string;
+  /** How many earlier pairs are wanted. */
+  contextPairs: number;
+  at: Date;
+};
+/** An earlier prompt with its reply, and what the pair counts in a context. */
+export type Pair = { prompt: string; reply: string; username: string | null; tokens: number };
+/** `message` is the one that has the id; it is this claim's where its `requestId` is. `pairs`: the newest first. */
+export type Claimed = { chat: ChatView; systemPrompt: string | null; message: MessageView; pairs: Pair[] };
+
+/**
+ * Stores a prompt with the next number of its chat, unless its id is there already, and reads what its reply needs: one round
+ * trip, of which access is a part. Null: there is no such chat that the user sees. Repeating it changes nothing.
+ */
+export async function claim(store: Store, c: Claim): Promise<Claimed | null> {
+  const { chats, messages, settings, users } = store;
+  const { id, chatId, at } = c;
+  const seen = and(eq(chats.id, chatId), visibleTo(store, c.userId));
+  const when = messages.createdAt.mapToDriverValue(at);
+  const state: MessageState = c.offTheRecord ? "off_record" : "streaming";
+  const mine = sql`exists (select 1 from ${messages} m where m.id = ${id} and m.chat_id = ${chatId} and m.seq = ${chats.lastSeq} + 1)`;
+  const seq = sql`(select m.seq from ${messages} m where m.id = ${id} and m.chat_id = ${chatId})`;
+  const global = sql<string | null>`(select ${settings.value} from ${settings} where ${settings.key} = 'system_prompt')`;
+  const [, , , [chat], [message], pairs] = await store.atomic((q) => [
+    // It takes the chat, so that prompts at the same time get their numbers one after the other.
+    q.update(chats).set({ updatedAt: at }).where(seen),
+    q
+      .insert(messages)
+      .select(
+        sql`select ${text(id)}, ${chats.id}, ${chats.lastSeq} + 1, ${text(c.userId)}, ${text(state)}, ${text(c.prompt)}, '',
+        coalesce(${text(c.model)}, ${chats.model}), ${text(c.requestId)}, ${text(c.fingerprint)}, null, null, null, null, null,
+        ${typed(when, messages.createdAt)}, ${typed(when, messages.createdAt)} from ${chats} where ${seen}` as never,
+      )
+      .onConflictDoNothing(),
+    q
+      .update(chats)
+      .set({ lastSeq: sql`${chats.lastSeq} + 1` })
+      .where(and(eq(chats.id, chatId), mine)),
+    q
+      .select({ ...chatColumns(store), global })
+      .from(chats)
+      .where(seen),
+    selectView(q, store).where(eq(messages.id, id)),
+    q
+      .select({ prompt: messages.prompt, reply: messages.reply, username: users.username, tokens: messages.contextTokens })
+      .from(messages)
+      .leftJoin(users, eq(users.id, messages.userId))
+      .where(and(eq(messages.chatId, chatId), sql`${messages.seq} < ${seq}`, isNotNull(messages.contextTokens)))
+      .orderBy(desc(messages.seq))
+      .limit(c.contextPairs),
+  ]);
+  if (!chat || !message) return null;
+  const { global: globalPrompt, ...view } = chat;
+  return { chat: view, systemPrompt: chat.systemPrompt ?? globalPrompt, message, pairs: pairs as Pair[] };
+}
+
+/** How a reply ended. */
+export type Ending = {
+  state: "done" | "stopped" | "failed";
+  reply: string;
+  contextTokens: number | null;
+  promptTokens: number | null;
+  completionTokens: number | null;
+  stoppedBy: string | null;
+  errorCode: string | null;
+};
+
+/** The error code of a reply whose producer died. It is a guess, so the producer's own word overrules it. */
+export const INTERRUPTED = "interrupted";
+
+/** Ends a reply and answers the message; null where it is gone. Only the first end counts, but for a guess. */
+export async function end(store: Store, { id, chatId }: Key, ending: Ending, at: Date): Promise<MessageView | null> {
+  const { messages, chats } = store;
+  const open =
+    ending.errorCode === INTERRUPTED
+      ? eq(messages.state, "streaming")
+      : or(eq(messages.state, "streaming"), eq(messages.errorCode, INTERRUPTED));
+  const [, , [message]] = await store.atomic((q) => [
+    q
+      .update(messages)
+      .set({ ...ending, updatedAt: at })
+      .where(and(eq(messages.id, id), open)),
+    q.update(chats).set({ updatedAt: at }).where(eq(chats.id, chatId)),
+    selectView(q, store).where(eq(messages.id, id)),
+  ]);
+  return message ?? null;
+}
+
+export type Key = { id: string; chatId: string };
+
+/** Notes who wants running replies of a chat stopped (one of them, or all), and answers which they are. */
+export async function askToStop(
+  { db, messages }: Store,
+  chatId: string,
+  id: string | undefined,
+  userId: string,
+): Promise<string[]> {
+  const rows = await db
+    .update(messages)
+    .set({ stoppedBy: sql`coalesce(${messages.stoppedBy}, ${userId})` })
+    .where(and(eq(messages.chatId, chatId), STREAMING, id ? eq(messages.id, id) : undefined))
+    .returning({ id: messages.id });
+  return rows.map((row) => row.id);
+}
+
+/** A message of a chat. */
+export async function find(store: Store, { id, chatId }: Key): Promise<MessageView | null> {
+  const [found] = await selectView(store.db, store).where(and(eq(store.messages.id, id), eq(store.messages.chatId, chatId)));
+  return found ?? null;
+}
+
+/** The chat that a message is in, for somebody who sees it. */
+export async function chatOf({ db, chats, messages, ...store }: Store, id: string, userId: string): Promise<string | null> {
+  const seen = visibleTo({ chats, ...store } as Store, userId);
+  const [found] = await db
+    .select({ chatId: messages.chatId })
+    .from(messages)
+    .innerJoin(chats, eq(chats.id, messages.chatId))
+    .where(and(eq(messages.id, id), seen));
+  return found?.chatId ?? null;
+}
+
+/** The newest messages of a chat (or those before a number), newest first. */
+export async function page(store: Store, chatId: string, before: number | undefined, limit: number): Promise<MessageView[]> {
+  const { db, messages } = store;
+  return selectView(db, store)
+    .where(and(eq(messages.chatId, chatId), before === undefined ? undefined : lt(messages.seq, before)))
+    .orderBy(desc(messages.seq))
+    .limit(limit);
+}
+
+/** Messages of a chat that changed at or after an instant, in their order. */
+export async function changedSince(store: Store, chatId: string, since: Date, limit: number): Promise<MessageView[]> {
+  const { db, messages } = store;
+  const recent = db
+    .select({ id: messages.id })
+    .from(messages)
+    .where(eq(messages.chatId, chatId))
+    .orderBy(desc(messages.seq))
+    .limit(limit);
+  return selectView(db, store)
+    .where(and(inArray(messages.id, recent), gte(messages.updatedAt, since)))
+    .orderBy(messages.seq);
+}
+
+/** The replies of a chat that are being made, as far as the store knows. */
+export async function running(store: Store, chatId: string): Promise<MessageView[]> {
+  const { db, messages } = store;
+  return selectView(db, store).where(and(eq(messages.chatId, chatId), STREAMING));
+}
+
+/** Deletes a message, for its author or its chat's owner; false when there is none of theirs. */
+export async function remove({ db, messages, chats }: Store, { id, chatId }: Key, userId: string): Promise<boolean> {
+  const owner = sql`exists (select 1 from ${chats} c where c.id = ${chatId} and c.owner_id = ${userId})`;
+  const gone = await db
+    .delete(messages)
+    .where(and(eq(messages.id, id), eq(messages.chatId, chatId), or(eq(messages.userId, userId), owner)))
+    .returning({ id: messages.id });
+  return gone.length > 0;
+}
+
+/** In the words of the partial index. */
+const STREAMING = sql`state = 'streaming'`;
+
+/** A value of a `select`, whose type Postgres would not know. */
+const typed = (value: unknown, column: { getSQLType(): string }): SQL => sql`cast(${value} as ${sql.raw(column.getSQLType())})`;
+const text = (value: string | null): SQL => sql`cast(${value} as text)`;
+
+const selectView = (q: Store["db"], { messages, users }: Store) =>
+  q
+    .select({ ...getTableColumns(messages), username: users.username })
+    .from(messages)
+    .leftJoin(users, eq(users.id, messages.userId));
