@@ -205,12 +205,13 @@ export const prompter = <Input>(
 function membersNamed(members: readonly { id: string; username: string }[], people: People): string[] {
   const { ids, usernames } = named(people);
   if (ids.length + usernames.length === 0) throw new ApiError("invalid_input", { message: "user_ids or usernames is missing." });
-  const found = [...ids, ...usernames].map((it) => {
-    const member = members.find(({ id, username }) => it === id || it === username);
+  // Somebody's username may look like somebody else's id.
+  const taking = (key: "id" | "username") => (it: string) => {
+    const member = members.find((one) => one[key] === it);
     if (!member) throw new ApiError("not_found", { message: `${it} does not take part by being added here.` });
     return member.id;
-  });
-  return [...new Set(found)];
+  };
+  return [...new Set([...ids.map(taking("id")), ...usernames.map(taking("username"))])];
 }
 
 function required(caller: Call["caller"]): Caller {

@@ -56,8 +56,8 @@ export async function createDeps(config: Config, sources: Sources = {}): Promise
   const rounds = { store, log, ...(everyMs !== undefined && { everyMs }) };
   const revocation = createRevocation({ ...rounds, now });
   const bus = await openBus(config.bus);
-  const live = createLive({ bus, store, log, now });
-  const membership = createMembership({ ...rounds, onChat: live.notice });
+  const live = createLive({ bus, store, log, now, onMembers: () => membership.check() });
+  const membership: Membership = createMembership({ ...rounds, onChat: live.notice });
   let upstream: Upstream | undefined;
   const openUpstream = () => {
     upstream ??= createUpstream(config.upstream);

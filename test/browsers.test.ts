@@ -1,17 +1,18 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { functions } from "../functions/all.ts";
-import { type AnyEndpoint, isRelay, parseRoute } from "../lib/http/endpoint.ts";
+import { isEndpoint } from "../lib/http/endpoint.ts";
 import { channels, countEvents, encodings, everyChannel, expectOurs, expectRefusal, header } from "./support/answers.ts";
 import { type App, PASSWORD, type Person, startApp } from "./support/app.ts";
 import { ask, request } from "./support/raw.ts";
+import { newChat, placed, queryOf, routed, SAMPLES } from "./support/samples.ts";
 import { startUpstream, type Upstream } from "./support/upstream.ts";
 
 const LISTED = "https://app.example.com";
 const OTHER = "https://evil.example";
 
 const endpoints = functions
-  .flatMap(({ endpoints }) => endpoints.filter((entry) => !isRelay(entry)) as AnyEndpoint[])
-  .map((entry) => ({ name: entry.name, entry, ...parseRoute(entry.route) }));
+  .flatMap(({ endpoints }) => endpoints.filter(isEndpoint))
+  .map((entry) => ({ name: entry.name, entry, ...routed(entry.route) }));
 const writing = endpoints.filter(({ methods }) => !methods.includes("GET"));
 const reading = endpoints.filter(({ methods }) => methods.includes("GET"));
 
@@ -240,11 +241,13 @@ describe("a foreign page", () => {
   test.each(foreign)("at %s opens no WebSocket, whatever its credential", async (_where, headers) => {
     const lines = ["Host: a", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"];
     const key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
-    for (const [, present] of everyChannel) {
-      const own = Object.entries({ ...headers, ...present(person) }).map(([name, value]) => `${name}: ${value}`);
-      const answer = await ask(app.url, request(["GET /v1/realtime?model=gpt-realtime HTTP/1.1", ...lines, key, ...own]));
-      expectRefusal(answer, 403, "origin_refused", originOf(headers));
-    }
+    const chat = `/chat/stream?id=${await newChat(app, person)}`;
+    for (const target of ["/v1/realtime?model=gpt-realtime", chat, `${chat}&token=${person.token}`])
+      for (const [, present] of everyChannel) {
+        const own = Object.entries({ ...headers, ...present(person) }).map(([name, value]) => `${name}: ${value}`);
+        const answer = await ask(app.url, request([`GET ${target} HTTP/1.1`, ...lines, key, ...own]));
+        expectRefusal(answer, 403, "origin_refused", originOf(headers));
+      }
     const protocols = `Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.${person.token}`;
     const own = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
     const browser = request(["GET /v1/realtime?model=gpt-realtime HTTP/1.1", ...lines, key, protocols, ...own]);
@@ -261,8 +264,9 @@ describe("a foreign page", () => {
   });
 
   test.each(foreign)("at %s reads nothing with a cookie: the browser keeps the answer from it", async (_where, headers) => {
-    for (const { path } of reading) {
-      const answer = await app.call(path, { headers: { ...headers, ...channels.cookie(admin) } });
+    for (const listed of reading) {
+      const { path, rest } = placed(listed, (await SAMPLES[listed.name]?.(app, admin)) ?? {});
+      const answer = await app.call(`${path}?${queryOf(rest)}`, { headers: { ...headers, ...channels.cookie(admin) } });
       expect(answer.status).toBe(200);
       expect(header(answer, "access-control-allow-origin")).toBe("*");
       expect(header(answer, "access-control-allow-credentials")).toBeNull();

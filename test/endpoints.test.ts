@@ -2,48 +2,39 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import * as z from "zod";
 import { functions } from "../functions/all.ts";
 import { anyone, signedIn } from "../lib/access.ts";
-import { type AnyEndpoint, endpoint, type FunctionSpec, isRelay, parseRoute } from "../lib/http/endpoint.ts";
+import { endpoint, type FunctionSpec, isEndpoint } from "../lib/http/endpoint.ts";
 import { countEvents, encodings, eventOf, everyChannel, everyEncoding, expectOurs, expectRefusal } from "./support/answers.ts";
-import { type App, PASSWORD, type Person, startApp } from "./support/app.ts";
+import { type App, type Person, startApp } from "./support/app.ts";
 import { answersIn, ask, everything, open, request, write } from "./support/raw.ts";
+import { placed, queryOf, routed, SAMPLES } from "./support/samples.ts";
+import { startUpstream, type Upstream } from "./support/upstream.ts";
 
 // What an endpoint gets by being in the list, without a line of its own: whoever adds one adds it to these tests too.
 
 const endpoints = functions.flatMap(({ name, endpoints }) =>
-  endpoints
-    .filter((entry) => !isRelay(entry))
-    .map((entry) => ({ name: entry.name, entry: entry as AnyEndpoint, function: name, ...parseRoute(entry.route) })),
+  endpoints.filter(isEndpoint).map((entry) => ({ name: entry.name, entry, function: name, ...routed(entry.route) })),
 );
 type Listed = (typeof endpoints)[number];
 const reads = endpoints.filter(({ methods }) => methods.includes("GET"));
 const named = <T extends { name: string }>(list: readonly T[]) => list.map((it) => [it.name, it] as const);
 
-/** Fields with which an endpoint answers 200. One that needs none is not here. */
-const SAMPLES: Record<string, (app: App, person: Person) => Promise<Record<string, string>>> = {
-  "user.signup": async () => ({ username: `sample-${++samples}-${process.pid}`, password: PASSWORD }),
-  "user.login": async (_app, { username }) => ({ username, password: PASSWORD }),
-  "user.update": async (_app, { username }) => ({ username, name: "A new name" }),
-  "user.password.update": async () => ({ password: PASSWORD, new_password: PASSWORD }),
-  "user.key.create": async () => ({ label: "sample" }),
-  "user.key.delete": async (app, { token }) => {
-    const made = await app.call("/user/key/create", { token, body: { label: "to be deleted" } });
-    return { id: made.json.key.id };
-  },
-};
-let samples = 0;
-
 let app: App;
+let upstream: Upstream;
 let admin: Person;
 let member: Person;
 
 beforeAll(async () => {
-  app = await startApp();
+  upstream = await startUpstream();
+  app = await startApp({ API_URL: upstream.url });
   admin = await app.person();
   member = await app.person();
 });
-afterAll(() => app.close());
+afterAll(async () => {
+  await app.close();
+  await upstream.close();
+});
 
-/** Someone whom the endpoint's guard lets in. A sign-out ends the session, so it gets one of its own. */
+/** Someone whom the endpoint's guard lets in: what a sample names is theirs. A sign-out ends the session, so it gets one of its own. */
 async function permitted({ entry }: Listed): Promise<Person> {
   if (entry.name === "user.logout") return app.person();
   return entry.access.name.startsWith("admin") ? admin : member;
@@ -93,7 +84,7 @@ test.each(named(endpoints.filter(({ entry }) => entry.access.name === "admin")))
 );
 
 describe.each(named(endpoints))("%s", (_name, listed) => {
-  const { entry, path, methods } = listed;
+  const { entry, path, template, methods } = listed;
   const guarded = !entry.access.open;
 
   test("another method is refused with those that are taken", async () => {
@@ -178,7 +169,8 @@ describe.each(named(endpoints))("%s", (_name, listed) => {
   test("a call leaves an audit row, with its bodies where they hold no secret", async () => {
     const person = await permitted(listed);
     const fields = await fieldsFor(listed, person);
-    const answer = await app.call(path, { token: person.token, body: fields });
+    const { path, rest } = placed(listed, fields);
+    const answer = await app.call(path, { token: person.token, body: rest });
     expect(answer).toMatchObject({ status: 200 });
     expectOurs(answer);
     expect(answer.headers.get("content-type")).toBe("application/json");
@@ -230,13 +222,13 @@ describe.each(named(endpoints))("%s", (_name, listed) => {
   test("its description is whole", async () => {
     const { json } = await app.call("/openapi.json");
     for (const method of methods) {
-      const described = json.paths[path][method.toLowerCase()];
+      const described = json.paths[template.replace(/:(\w+)/g, "{$1}")][method.toLowerCase()];
       expect(described).toMatchObject({ summary: entry.summary, tags: [listed.function] });
       expect(described.responses["200"].content["application/json"].schema).toMatchObject({ type: "object" });
       for (const status of [400, 413, 415, 503, ...(guarded ? [401] : [])])
         expect(described.responses[status].content["application/json"].schema).toEqual({ $ref: "#/components/schemas/Error" });
       expect(described.security.flatMap(Object.keys)).toEqual(guarded ? ["bearer", "basic", "cookie"] : []);
-      const fields = Object.keys(entry.input.shape);
+      const fields = Object.keys(entry.input.shape).filter((name) => method === "GET" || !template.includes(`:${name}`));
       if (method === "GET") expect(described.parameters.map(({ name }: { name: string }) => name)).toEqual(fields);
       else {
         for (const type of ["application/json", "application/x-www-form-urlencoded"])
@@ -251,18 +243,18 @@ describe("reads", () => {
 
   test.each(named(reads))("%s answers GET, POST and HEAD alike", async (_name, listed) => {
     const { token } = await permitted(listed);
-    const fields = await fieldsFor(listed, member);
-    const query = new URLSearchParams(fields).toString();
+    const { path, rest } = placed(listed, await fieldsFor(listed, member));
+    const query = queryOf(rest);
     // What was asked last is in the answer of a read of the log, so only its shape can be compared.
     const comparable = (json: unknown) => (listed.name === "system.events" ? Object.keys(json as object) : json);
-    const get = await app.call(`${listed.path}?${query}`, { token });
+    const get = await app.call(`${path}?${query}`, { token });
     expect(get.status).toBe(200);
     for (const [, encode] of everyEncoding) {
-      const { body, headers } = encode(fields);
-      const post = await app.call(listed.path, { body, headers: { ...headers, authorization: `Bearer ${token}` } });
+      const { body, headers } = encode(rest);
+      const post = await app.call(path, { body, headers: { ...headers, authorization: `Bearer ${token}` } });
       expect({ status: post.status, json: comparable(post.json) }).toEqual({ status: 200, json: comparable(get.json) });
     }
-    const head = await app.call(`${listed.path}?${query}`, { token, method: "HEAD" });
+    const head = await app.call(`${path}?${query}`, { token, method: "HEAD" });
     expect(head).toMatchObject({ status: 200, text: "" });
     const perRequest = ["date", "x-proxy-gpt-request-id", "content-length", "connection", "keep-alive"];
     const lasting = ({ headers }: { headers: Headers }) => [...headers].filter(([name]) => !perRequest.includes(name));
@@ -343,7 +335,9 @@ describe("the description of all", () => {
     const operations = Object.entries(json.paths as Record<string, Record<string, Operation>>).flatMap(([path, methods]) =>
       Object.entries(methods).map(([method, operation]) => ({ path, method, operation })),
     );
-    const expected = endpoints.flatMap(({ path, methods }) => methods.map((method) => `${method} ${path}`));
+    const expected = endpoints.flatMap(({ template, methods }) =>
+      methods.map((method) => `${method} ${template.replace(/:(\w+)/g, "{$1}")}`),
+    );
     const found = operations.map(({ path, method }) => `${method.toUpperCase()} ${path}`);
     expect(found).toEqual(expect.arrayContaining(expected));
     const ids = operations.map(({ operation }) => operation.operationId);
@@ -480,8 +474,8 @@ describe("a handler that goes wrong", () => {
   });
 });
 
-test("the samples are of endpoints that exist", () => {
-  const names = endpoints.map(({ name }) => name);
-  expect(Object.keys(SAMPLES).filter((name) => !names.includes(name as never))).toEqual([]);
+test("the samples are of endpoints and streams that exist", () => {
+  const names = functions.flatMap(({ endpoints }) => endpoints.map(({ name }) => name));
+  expect(Object.keys(SAMPLES).filter((name) => !names.includes(name))).toEqual([]);
   expect(encodings.form({ a: 1 }).body).toBe("a=1");
 });

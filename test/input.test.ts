@@ -1,15 +1,16 @@
 import { once } from "node:events";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { functions } from "../functions/all.ts";
-import { type AnyEndpoint, isRelay, parseRoute } from "../lib/http/endpoint.ts";
+import { isEndpoint } from "../lib/http/endpoint.ts";
 import { channels, encodings, eventOf, expectOurs, expectRefusal } from "./support/answers.ts";
 import { type App, PASSWORD, type Person, startApp } from "./support/app.ts";
 import { answersIn, ask, everything, open, request, send, write } from "./support/raw.ts";
+import { NOTHING, newChat, newGroup, routed } from "./support/samples.ts";
 import { startUpstream, type Upstream } from "./support/upstream.ts";
 
 const endpoints = functions
-  .flatMap(({ endpoints }) => endpoints.filter((entry) => !isRelay(entry)) as AnyEndpoint[])
-  .map((entry) => ({ name: entry.name, entry, ...parseRoute(entry.route) }));
+  .flatMap(({ endpoints }) => endpoints.filter(isEndpoint))
+  .map((entry) => ({ name: entry.name, entry, ...routed(entry.route) }));
 const reads = endpoints.filter(({ methods }) => methods.includes("GET"));
 
 let app: App;
@@ -34,12 +35,13 @@ afterAll(async () => {
 /** To every endpoint, by someone who may use it. What is open is asked by nobody, so that no session is ended. */
 async function everywhere(
   check: (answer: Awaited<ReturnType<App["call"]>>) => void,
-  body: string | Buffer,
+  given: string | Buffer | ((mostKeys: number) => string),
   type: "application/json" | "application/x-www-form-urlencoded",
 ) {
   const asked = endpoints.map(async ({ path, entry }) => {
     const lines = [`POST ${path} HTTP/1.1`, "Host: a", "Connection: close", `Content-Type: ${type}`];
     const own = entry.access.open ? [] : [`Authorization: Bearer ${admin.token}`];
+    const body = typeof given === "function" ? given(entry.bodyKeys ?? 1_000) : given;
     const answer = await ask(app.url, request([...lines, ...own, `Content-Length: ${Buffer.byteLength(body)}`], body));
     check({ ...answer, headers: new Headers(answer.headers) });
   });
@@ -48,7 +50,8 @@ async function everywhere(
 
 describe("a JSON body", () => {
   const nested = (levels: number, inside = "1") => `${'{"a":'.repeat(levels)}${inside}${"}".repeat(levels)}`;
-  const bad: [what: string, body: string | Buffer][] = [
+  const keys = (count: number) => JSON.stringify(Object.fromEntries(Array.from({ length: count }, (_, n) => [`k${n}`, n])));
+  const bad: [what: string, body: string | Buffer | ((mostKeys: number) => string)][] = [
     ["that stops", "{"],
     ["that is a list", "[]"],
     ["that is null", "null"],
@@ -77,8 +80,8 @@ describe("a JSON body", () => {
     ["33 levels deep", nested(33)],
     ["33 lists deep", `{"a":${"[".repeat(32)}${"]".repeat(32)}}`],
     ["20,000 levels deep", nested(10_000, "1").slice(0, 65_000)],
-    ["of 1,001 keys", JSON.stringify(Object.fromEntries(Array.from({ length: 1_001 }, (_, n) => [`k${n}`, n])))],
-    ["of 1,001 values in lists", JSON.stringify({ a: Array.from({ length: 1_000 }, () => 0) })],
+    ["of a key more than the 1,000 that are read", (most) => keys(most + 1)],
+    ["of a value too many in lists", (most) => JSON.stringify({ a: Array.from({ length: most }, () => 0) })],
     ["with a number beyond all", '{"a":1e999}'],
     ["with one far below", '{"a":[-1e999]}'],
     ["with __proto__", '{"__proto__":{"admin":true}}'],
@@ -96,7 +99,7 @@ describe("a JSON body", () => {
 
   const good: [what: string, body: string][] = [
     ["32 levels deep", nested(32)],
-    ["of 1,000 keys", JSON.stringify(Object.fromEntries(Array.from({ length: 1_000 }, (_, n) => [`k${n}`, n])))],
+    ["of 1,000 keys", keys(1_000)],
     ["with space around it", '\r\n\t {"a" : 1 } \n'],
     ["with the same key in different places", '{"a":{"b":1},"c":{"b":1},"b":["a","a"],"d":"\\"b\\":"}'],
     ["with names that objects have", '{"toString":1,"hasOwnProperty":2,"__defineGetter__":3,"valueOf":null}'],
@@ -173,6 +176,27 @@ describe("a field", () => {
     ["/user/logout", "token", {}],
     ["/system/events", "text", {}],
     ["/system/events", "since", {}],
+    ["/group/create", "name", {}],
+    ["/group/create", "description", { name: "x" }],
+    ["/group/update", "name", { id: NOTHING }],
+    ["/group/update", "description", { id: NOTHING }],
+    ["/group/index", "cursor", {}],
+    ["/group/members", "group_id", {}],
+    ["/group/members/add", "role", { group_id: NOTHING, user_id: NOTHING }],
+    ["/chat/create", "name", {}],
+    ["/chat/create", "model", {}],
+    ["/chat/create", "group_id", {}],
+    ["/chat/update", "name", { id: NOTHING }],
+    ["/chat/index", "group_id", {}],
+    ["/chat/index", "after", {}],
+    ["/chat/index", "cursor", {}],
+    ["/chat/read", "cursor", { id: NOTHING }],
+    ["/chat/prompt", "prompt", { id: NOTHING }],
+    ["/chat/prompt", "model", { id: NOTHING, prompt: "x" }],
+    ["/chat/prompt", "message_id", { id: NOTHING, prompt: "x" }],
+    ["/chat/stop", "message_id", { id: NOTHING }],
+    ["/chat/message/delete", "id", {}],
+    [`/chat/${NOTHING}/v1/chat/completions`, "model", { messages: [{ role: "user", content: "x" }] }],
   ])("of %s that is text (%s) takes nothing else", async (path, field, rest) => {
     const token = path === "/user/logout" ? {} : { token: admin.token };
     const asked = others.map((value) => app.call(path, { ...token, body: { ...rest, [field]: value } }));
@@ -230,7 +254,8 @@ describe("a field", () => {
   test.each(["", "1", "me", "..", "../x", "x".repeat(36), "0190", "%00", " ", "{}", "*", "' or 1=1 --", "null"])(
     "id %j is no id",
     async (id) => {
-      for (const path of ["/user/read", "/user/key/delete", "/user/update"]) {
+      const others = ["/group/read", "/group/delete", "/chat/read", "/chat/delete", "/chat/stop", "/chat/message/delete"];
+      for (const path of ["/user/read", "/user/key/delete", "/user/update", ...others, "/chat/stream"]) {
         expectRefusal(await app.call(path, { token: admin.token, body: { id } }), 400, "invalid_input");
         const { body, headers } = encodings.form({ id });
         expectRefusal(await app.call(path, { body, headers: { ...headers, ...channels.bearer(admin) } }), 400, "invalid_input");
@@ -238,6 +263,58 @@ describe("a field", () => {
       expectRefusal(await app.call(`/user/read?${new URLSearchParams({ id })}`, { token: admin.token }), 400, "invalid_input");
     },
   );
+
+  test.each(["1", "me", "x".repeat(36), "{}", "*", `${NOTHING}%00`, `${NOTHING}%20`, "%2e%2e%2fread"])(
+    "%j is no id in a path",
+    async (id) => {
+      for (const path of [`/chat/${id}/v1/models`, `/chat/${id}/v1/chat/completions`]) {
+        const answer = await app.call(path, { token: admin.token, body: { messages: [{ role: "user", content: "x" }] } });
+        expect([400, 404]).toContain(answer.status);
+        expectRefusal(answer, answer.status);
+      }
+    },
+  );
+
+  test.each([-1, 51, 0.5, 1e9, "5", null, true, [5]])("context takes no %j", async (context) => {
+    const answer = await app.call("/chat/prompt", { token: admin.token, body: { id: NOTHING, prompt: "x", context } });
+    expectRefusal(answer, 400, "invalid_input");
+    expect(answer.json.error.param).toBe("context");
+  });
+
+  test.each(["otr", "stream"])("%s is true or false, in a form also 1 or 0", async (field) => {
+    const asked = (value: unknown, encode: (typeof encodings)["form"]) => {
+      const { body, headers } = encode({ id: NOTHING, prompt: "x", [field]: value });
+      return app.call("/chat/prompt", { body, headers: { ...headers, ...channels.bearer(admin) } });
+    };
+    for (const value of ["true", "false", 1, 0, "", null, {}, "yes"])
+      expectRefusal(await asked(value, encodings.json), 400, "invalid_input");
+    for (const value of ["TRUE", "yes", "on", "2", "", "null"])
+      expectRefusal(await asked(value, encodings.form), 400, "invalid_input");
+    for (const value of [true, false]) expectRefusal(await asked(value, encodings.json), 404, "not_found");
+    for (const value of ["true", "false", "1", "0"]) expectRefusal(await asked(value, encodings.form), 404, "not_found");
+  });
+
+  test("of a prompt may fill its body, and of no other", async () => {
+    const chatId = await newChat(app, admin);
+    const prompt = "x".repeat(262_000);
+    const answer = await app.call("/chat/prompt", { token: admin.token, body: { id: chatId, prompt, otr: true } });
+    expect({ status: answer.status, length: answer.json.message?.prompt.length }).toEqual({ status: 200, length: 262_000 });
+    const groupId = await newGroup(app, admin);
+    const description = "x".repeat(2_001);
+    expectRefusal(
+      await app.call("/group/update", { token: admin.token, body: { id: groupId, description } }),
+      400,
+      "invalid_input",
+    );
+    expectRefusal(await app.call("/chat/update", { token: admin.token, body: { id: chatId, name: prompt } }), 413, "too_large");
+  });
+
+  test("of a prompt stands in no query, where it would be kept", async () => {
+    const asked = await app.call(`/chat/prompt?id=${NOTHING}&prompt=hello`, { token: admin.token, body: {} });
+    expectRefusal(asked, 400, "invalid_input");
+    expect(asked.json.error.param).toBe("prompt");
+    expect((await eventOf(app, asked))?.query).toBe(`id=${NOTHING}&prompt=`);
+  });
 
   test("that is nearly an id is none", async () => {
     const { id } = admin;

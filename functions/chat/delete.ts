@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { chatOwner } from "../../lib/access.ts";
+import { announce } from "../../lib/chat/announce.ts";
 import { stopReplies } from "../../lib/chat/stop.ts";
 import { endpoint } from "../../lib/http/endpoint.ts";
 import { ApiError } from "../../lib/http/error.ts";
@@ -16,9 +17,10 @@ export const remove = endpoint({
   output: nothing,
   errors: ["forbidden", "not_found"],
   run: async ({ grant: { caller, chat }, deps }) => {
+    const seenBy = await chats.participants(deps.store, chat.id);
     await stopReplies(deps, chat.id, undefined, caller.userId);
     if (!(await chats.remove(deps.store, chat.id, caller.userId))) throw new ApiError("not_found");
-    deps.membership.check();
+    await announce(deps, chat.id, { t: "member", added: [], removed: seenBy.map(({ id }) => id) });
     return {};
   },
 });

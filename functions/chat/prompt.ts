@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { prompter } from "../../lib/access.ts";
-import { answerPrompt } from "../../lib/chat/answer.ts";
+import { answerPrompt, ReplyFailed } from "../../lib/chat/answer.ts";
 import { Echo } from "../../lib/chat/echo.ts";
 import { endpoint } from "../../lib/http/endpoint.ts";
 import { id, whole } from "../../lib/http/fields.ts";
@@ -40,12 +40,15 @@ export const promptChat = endpoint({
   streams: true,
   run: async ({ grant: { claimed }, input: { stream }, deps, reply }) => {
     const echo = reply.stream && new Echo(reply.stream, claimed.message);
-    const { message, known } = await answerPrompt(deps, {
+    const { message } = await answerPrompt(deps, {
       claimed,
       partial: stream || echo !== null,
+      account: reply.account,
       ...(echo && { onText: (text) => echo.add(text) }),
+    }).catch(async (error) => {
+      if (error instanceof ReplyFailed) await echo?.end(error.reply);
+      throw error;
     });
-    reply.account(known);
     await echo?.end(message);
     return { reply: message.reply, message: messageView(message) };
   },

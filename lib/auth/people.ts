@@ -8,8 +8,10 @@ export async function existing(store: Store, people: People): Promise<string[]> 
   const { ids, usernames } = named(people);
   if (ids.length + usernames.length === 0) throw new ApiError("invalid_input", { message: "user_ids or usernames is missing." });
   const found = await users.findAmong(store, ids, usernames);
-  const known = new Set(found.flatMap(({ id, username }) => [id, username]));
-  const unknown = [...ids, ...usernames].find((it) => !known.has(it));
+  // Somebody's username may look like somebody else's id.
+  const unknown =
+    ids.find((it) => !found.some(({ id }) => id === it)) ??
+    usernames.find((it) => !found.some(({ username }) => username === it));
   if (unknown !== undefined) throw new ApiError("not_found", { message: `There is no user ${unknown}.` });
   return found.map(({ id }) => id);
 }

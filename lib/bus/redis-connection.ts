@@ -48,22 +48,25 @@ export class RedisConnection {
       protocol: 2,
     });
     let reason: Error | undefined;
-    const forget = () => {
-      if (this.#open?.client === client) this.#open = null;
-    };
     // Without a listener the driver prints its errors. They reach callers through what fails.
     client.on("error", (error) => {
       reason = error;
     });
-    client.once("end", forget);
+    client.once("end", () => {
+      if (this.#open?.client === client) this.#open = null;
+    });
     this.#onOpen(client);
-    const ready = client.connect().then(
-      () => client,
-      (error) => {
-        forget();
-        throw reason ?? error;
-      },
-    );
+    const ready = greet(client).catch((error) => {
+      if (this.#open?.client === client) this.drop();
+      throw reason ?? error;
+    });
     return { client, ready };
   }
+}
+
+/** Finds out whether there is a Redis that is ready; to answers of anything else the driver throws where nobody can catch it. */
+async function greet(client: Redis): Promise<Redis> {
+  await client.connect();
+  if ((await client.ping()) !== "PONG") throw new Error("there is no Redis");
+  return client;
 }

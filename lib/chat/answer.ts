@@ -5,14 +5,25 @@ import { announce } from "./announce.ts";
 import type { Asked, Generated } from "./generation.ts";
 import { ended } from "./told.ts";
 
-export type Answered = Pick<Generated, "known" | "finishReason"> & { message: messages.MessageView };
+export type Answered = Pick<Generated, "finishReason"> & { message: messages.MessageView };
+
+/** What a prompt is answered whose reply failed. */
+export class ReplyFailed extends ApiError {
+  /** The message with what came of its reply. */
+  readonly reply: messages.MessageView;
+  constructor(reply: messages.MessageView, retryAfterSeconds?: number) {
+    const code = reply.errorCode !== null && isErrorCode(reply.errorCode) ? reply.errorCode : "upstream_failed";
+    super(code, retryAfterSeconds === undefined ? {} : { retryAfterSeconds });
+    this.reply = reply;
+  }
+}
 
 /** Of a reply that another request made. */
-const UNTOLD = { known: {}, finishReason: null, retryAfterSeconds: undefined };
+const UNTOLD = { finishReason: null, retryAfterSeconds: undefined };
 
 /**
- * The message of a prompt once it is complete, whoever makes its reply: this request, or another with the same id. Throws why
- * there is none: `not_found` where it was deleted meanwhile, and what failed where its reply failed.
+ * The message of a prompt once it is complete, whoever makes its reply: this request, or another with the same id. Throws
+ * `not_found` where it was deleted meanwhile, and `ReplyFailed`.
  */
 export async function answerPrompt(deps: Deps, asked: Asked): Promise<Answered> {
   const { message, ours } = asked.claimed;
@@ -25,10 +36,8 @@ export async function answerPrompt(deps: Deps, asked: Asked): Promise<Answered> 
   return accepted({ message: await messages.find(deps.store, message), ...UNTOLD });
 }
 
-function accepted({ message, known, finishReason, retryAfterSeconds }: Generated): Answered {
+function accepted({ message, finishReason, retryAfterSeconds }: Generated): Answered {
   if (!message) throw new ApiError("not_found", { message: "The message was deleted while its reply was made." });
-  if (message.state !== "failed") return { message, known, finishReason };
-  const { errorCode } = message;
-  const code = errorCode !== null && isErrorCode(errorCode) ? errorCode : "upstream_failed";
-  throw new ApiError(code, retryAfterSeconds === undefined ? {} : { retryAfterSeconds });
+  if (message.state === "failed") throw new ReplyFailed(message, retryAfterSeconds);
+  return { message, finishReason };
 }

@@ -19,7 +19,7 @@ const HISTORY = 100;
 /** How long a message is waited for before the store is asked. */
 const ASK_STORE_MS = 2_000;
 
-type Needs = Pick<Deps, "bus" | "store" | "log" | "now">;
+type Needs = Pick<Deps, "bus" | "store" | "log" | "now"> & { onMembers(): void };
 
 /**
  * One chat as this instance follows it: a mirror of the chat's log, for all who watch it here. Frames come by one subscription;
@@ -179,7 +179,9 @@ export class Channel {
     this.#lastId = id;
     const told = parseTold(text);
     const ageMs = Math.max(0, this.#deps.now() - Number(id.split("-", 1)[0]));
-    if (told) this.#replies.tell(id, told, performance.now() - ageMs);
+    if (!told) return;
+    this.#replies.tell(id, told, performance.now() - ageMs);
+    if (told.t === "member") this.#deps.onMembers();
   }
 
   /** A viewer whose place is lost gets the store's messages, and what is said while they are read right behind them. */
@@ -210,8 +212,10 @@ export class Channel {
     else this.#replies.forget(id);
   }
 
+  /** A reply that is quiet: its end may have been missed, or its producer be gone. */
   async #settle(reply: Reply): Promise<void> {
     reply.askedMs = performance.now();
+    await this.#fetch(reply.id);
     if (reply.askedMs - reply.heardMs < BUS_OPTIONS.leaseMs || !this.#replies.running.has(reply.id)) return;
     await settle(this.#deps, { id: reply.id, chatId: this.#chatId }, reply.text);
   }

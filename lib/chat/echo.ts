@@ -5,10 +5,12 @@ import { Outbox } from "./outbox.ts";
 
 /** A reply as its prompter gets it in the answer itself: the frames of the chat's stream, without waiting for the bus. */
 export class Echo {
+  readonly #viewer: Viewer;
   readonly #outbox: Outbox;
   readonly #named: Named;
 
   constructor(viewer: Viewer, { id, userId, prompt }: MessageView) {
+    this.#viewer = viewer;
     this.#named = new Named(id, userId, prompt);
     this.#outbox = new Outbox(viewer, (text) => this.#named.adds(null, text));
     this.#outbox.say(this.#named.begins());
@@ -19,10 +21,11 @@ export class Echo {
     this.#outbox.add(text);
   }
 
-  /** The whole of it. Resolves when it is sent, or nobody is there to send it to. */
+  /** The whole of it, as far as it came. Resolves when it is sent, or nobody is there to send it to. */
   async end({ id, state, stoppedBy: by, errorCode: code, reply }: MessageView): Promise<void> {
     const before = endingFrame({ id, state, by, code });
     this.#outbox.say(...(before ? [before] : []), this.#named.ends(null, reply));
     await this.#outbox.empty();
+    this.#viewer.end(code);
   }
 }

@@ -23,11 +23,12 @@ export type Asked = {
   partial: boolean;
   /** Hears the text as it comes. */
   onText?: (text: string) => void;
+  /** Hears what the event is to say of the upstream's work, also where nothing comes of it. */
+  account(known: Pick<Outcome, "model" | "usage" | "upstreamRequestId">): void;
 };
-/** The message as it was stored, null where it was deleted meanwhile, and what its event is to say. */
+/** The message as it was stored; null where it was deleted meanwhile. */
 export type Generated = {
   message: messages.MessageView | null;
-  known: Partial<Pick<Outcome, "model" | "usage" | "upstreamRequestId">>;
   /** Why the model ended, in the upstream's word. */
   finishReason: string | null;
   /** How long the upstream wants to be left alone. */
@@ -98,16 +99,16 @@ async function generate(deps: Needs, work: Working): Promise<Generated> {
   });
   const ended = await ask(deps, work, context.turns);
   const usage = usageOf(ended, context.tokens, work.text);
-  const stored = await store(deps, message, endingOf(ended, work, usage));
-  await publisher.end(stored);
   const failure = ended.error instanceof CompletionError ? ended.error : null;
+  work.account({
+    model: ended.end?.model ?? deps.config.chat.modelOf(message.model),
+    usage,
+    upstreamRequestId: ended.end?.upstreamRequestId ?? failure?.upstreamRequestId ?? null,
+  });
+  const stored = await store(deps, work, endingOf(ended, work, usage));
+  await publisher.end(stored);
   return {
     message: stored,
-    known: {
-      model: ended.end?.model ?? deps.config.chat.modelOf(message.model),
-      usage,
-      upstreamRequestId: ended.end?.upstreamRequestId ?? failure?.upstreamRequestId ?? null,
-    },
     finishReason: ended.end?.finishReason ?? null,
     retryAfterSeconds: failure?.retryAfterSeconds,
   };
@@ -160,12 +161,17 @@ function codeOf(error: unknown): string {
   return error instanceof CompletionError ? error.code : "internal";
 }
 
-/** Nothing that was said is given up before the store had some seconds to come back. */
-async function store(deps: Needs, message: messages.MessageView, ending: messages.Ending): Promise<messages.MessageView | null> {
+/** Nothing that was said is given up before the store had some seconds to come back; then those who settle it have it from the log. */
+async function store(
+  deps: Needs,
+  { claimed, publisher }: Working,
+  ending: messages.Ending,
+): Promise<messages.MessageView | null> {
   for (let attempt = 0; ; attempt++) {
     try {
-      return await messages.end(deps.store, message, ending, new Date(deps.now()));
+      return await messages.end(deps.store, claimed.message, ending, new Date(deps.now()));
     } catch (error) {
+      publisher.reveal();
       const waitMs = STORE_RETRY_MS[attempt];
       if (waitMs === undefined || !storeError(error) || storeError(error)?.permanent) throw error;
       await new Promise((resolve) => setTimeout(resolve, waitMs));

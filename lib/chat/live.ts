@@ -20,7 +20,8 @@ export type Live = {
   close(): void;
 };
 
-export function createLive(deps: Pick<Deps, "bus" | "store" | "log" | "now">): Live {
+/** `onMembers` hears that somebody joined or left one of the chats. */
+export function createLive(deps: Pick<Deps, "bus" | "store" | "log" | "now"> & { onMembers(): void }): Live {
   const channels = new Map<string, { channel: Channel; users: number; timer: NodeJS.Timeout | undefined }>();
   let looking: NodeJS.Timeout | undefined;
 

@@ -47,7 +47,7 @@ export class CompletionStream {
 
   /** More of the reply. The first makes the answer a stream; what fails before it is answered with its status. */
   add(text: string): void {
-    if (!this.#begun) this.#outbox.say(this.#piece({ role: "assistant", content: "" }, null));
+    if (!this.#begun) this.#outbox.say(this.#piece({ role: "assistant", content: "", refusal: null }, null));
     this.#begun = true;
     this.#outbox.add(text);
   }
@@ -61,7 +61,7 @@ export class CompletionStream {
     await this.#outbox.empty();
   }
 
-  #piece(delta: Record<string, string>, finishReason: string | null): Frame {
+  #piece(delta: Record<string, string | null>, finishReason: string | null): Frame {
     return this.#chunk({ choices: [{ index: 0, delta, logprobs: null, finish_reason: finishReason }] });
   }
 

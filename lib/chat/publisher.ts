@@ -24,6 +24,8 @@ const MOST = 32_768;
 export type Publisher = {
   /** More of the reply. */
   add(text: string): void;
+  /** Tells all of the text from now on, so that it is not lost with this process. */
+  reveal(): void;
   /**
    * Sends what is left and the end, or that the message is gone. Resolves when the bus has it, or after a moment when it does
    * not answer; it is then tried for some time.
@@ -50,6 +52,7 @@ export function createPublisher(
 ): Publisher {
   const { id: generation, requestId: producer, chatId } = message;
   const startedMs = performance.now();
+  let revealed = partial;
   let reply = "";
   /** How much of the reply is in frames that were made. */
   let framed = 0;
@@ -80,7 +83,7 @@ export function createPublisher(
   };
   const next = (): Frame => {
     if (n === 0) return anew();
-    if (partial && framed < reply.length && !taken) {
+    if (revealed && framed < reply.length && !taken) {
       const at = framed;
       const text = cut(reply, at);
       framed += text.length;
@@ -122,7 +125,7 @@ export function createPublisher(
     if (running || over || (taken && !closing)) return;
     clearTimeout(timer);
     const nowMs = performance.now();
-    const news = n === 0 || pending !== null || (partial && framed < reply.length) || closing !== null;
+    const news = n === 0 || pending !== null || (revealed && framed < reply.length) || closing !== null;
     // Nothing more will come, so what is left need not wait for company.
     const interval = closing && !pending ? 0 : intervalAt(news ? WINDOWS : BEATS, nowMs - startedMs);
     const dueMs = flushedMs + interval;
@@ -139,6 +142,10 @@ export function createPublisher(
   return {
     add: (text) => {
       reply += text;
+      schedule();
+    },
+    reveal: () => {
+      revealed = true;
       schedule();
     },
     end: async (final) => {

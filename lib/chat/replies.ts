@@ -1,7 +1,7 @@
 import type { Frame } from "../http/frame.ts";
 import type { MessageView } from "../repo/messages.ts";
 import { changeFrame, endingFrame, Named } from "./frames.ts";
-import type { Begun, Delta, Ended, Told } from "./told.ts";
+import type { Begun, Deleted, Delta, Ended, Told } from "./told.ts";
 
 /** A reply that is being made, as far as it was heard. */
 export type Reply = {
@@ -29,6 +29,7 @@ export class Replies {
   /** Reads a message whose end did not say all of it. */
   readonly #fetch: (id: string) => void;
   readonly #ended = new Set<string>();
+  readonly #deleted = new Set<string>();
   readonly #waiting = new Set<{ id: string; done(): void }>();
 
   constructor(say: (frame: Frame) => void, fetch: (id: string) => void) {
@@ -41,6 +42,7 @@ export class Replies {
     if (told.t === "begin") this.#begin(entryId, told, heardMs);
     else if (told.t === "delta") this.#add(entryId, told, heardMs);
     else if (told.t === "end") this.#end(entryId, told);
+    else if (told.t === "deleted") this.#delete(entryId, told);
     else this.#say(changeFrame(entryId, told));
   }
 
@@ -70,7 +72,7 @@ export class Replies {
   /** A message of which nothing more is to be said. */
   forget(id: string): void {
     this.running.delete(id);
-    this.#remember(id);
+    remember(this.#ended, id);
   }
 
   /** Resolves when the message's end is heard, or after so long. */
@@ -100,7 +102,7 @@ export class Replies {
       prompt: prompt ?? known?.prompt ?? null,
       text: reply,
       whole: true,
-      heardMs: performance.now(),
+      heardMs,
     });
     this.#say(started.named.begins(reply === "" ? entryId : null));
     if (reply !== "") this.#say(started.named.adds(entryId, reply));
@@ -138,13 +140,27 @@ export class Replies {
     const before = endingFrame(ended);
     if (before) this.#say(before);
     this.#say(named.ends(entryId, ended.reply));
+    this.#wake(id);
+  }
+
+  /** Who deleted it and who makes its reply both tell of it. */
+  #delete(entryId: string, deleted: Deleted): void {
+    const { id } = deleted;
+    if (this.#deleted.has(id)) return;
+    this.forget(id);
+    remember(this.#deleted, id);
+    this.#say(changeFrame(entryId, deleted));
+    this.#wake(id);
+  }
+
+  #wake(id: string): void {
     for (const { id: awaited, done } of this.#waiting) {
       if (awaited === id) done();
     }
   }
+}
 
-  #remember(id: string): void {
-    this.#ended.add(id);
-    if (this.#ended.size > MOST_ENDED) this.#ended.delete(this.#ended.values().next().value as string);
-  }
+function remember(ids: Set<string>, id: string): void {
+  ids.add(id);
+  if (ids.size > MOST_ENDED) ids.delete(ids.values().next().value as string);
 }

@@ -22,7 +22,8 @@ export type Ended = {
   code: string | null;
 };
 /** Who takes part has changed, or a message was deleted. */
-export type Changed = { t: "member"; added: string[]; removed: string[] } | { t: "deleted"; id: string };
+export type Changed = { t: "member"; added: string[]; removed: string[] } | Deleted;
+export type Deleted = { t: "deleted"; id: string };
 
 /** The longest texts in a line of the log, in UTF-16 units: Upstash takes 256 KiB a line, in UTF-8. */
 const PROMPT = 16_384;

@@ -1,5 +1,5 @@
 import { createServer, type IncomingMessage, type Server, ServerResponse } from "node:http";
-import type { Socket } from "node:net";
+import { Server as NetServer, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { getRequestListener } from "@hono/node-server";
 import type { Deps } from "../deps.ts";
@@ -119,13 +119,15 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps, l
       viewers.rotate();
       deps.generations.endWithin(deadlineMs - KEEP_MS);
       for (const res of running) res.shouldKeepAlive = false;
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      const idle = setInterval(() => server.closeIdleConnections(), 50);
+      // To an HTTP server a connection is idle once its answer was ended, also while the client still reads; so its own `close` comes last.
+      const closed = new Promise<void>((resolve) => NetServer.prototype.close.call(server, () => resolve()));
+      const idle = setInterval(() => [...running].some(isGoingOut) || server.closeIdleConnections(), 50);
       const deadline = setTimeout(() => {
         server.closeAllConnections();
         for (const socket of upgraded) socket.destroy();
       }, deadlineMs);
       await closed;
+      server.close();
       clearInterval(idle);
       clearTimeout(deadline);
       if (unfinished > 0) {
@@ -138,6 +140,8 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps, l
     },
   };
 }
+
+const isGoingOut = ({ writableEnded, writableFinished }: ServerResponse) => writableEnded && !writableFinished;
 
 /** Puts the listener on a server in place of whatever listened there. */
 export function attach(server: Server, listener: Listener): void {

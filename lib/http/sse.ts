@@ -3,9 +3,10 @@ import type { Frame } from "./frame.ts";
 import { PING, SocketViewer } from "./viewer.ts";
 
 /** How long the last frames may take to be read once the stream is over. */
-const LINGER_MS = 10_000;
+const LINGER_MS = 2_000;
 /** A line that every parser skips, where the frames are of an endpoint's own shape. */
 const COMMENT = Buffer.from(": ping\n\n");
+const NOTHING = Buffer.alloc(0);
 
 /** A viewer by server-sent events. Not in chunks: the end of the connection is the end of the answer, so that bytes need no wrapping. */
 export class SseViewer extends SocketViewer {
@@ -41,10 +42,16 @@ export class SseViewer extends SocketViewer {
 
   finish(): void {
     const { socket } = this.#res;
-    this.#res.end();
-    if (!socket || socket.writableLength === 0) return;
+    if (!socket || socket.writableLength === 0) {
+      this.#res.end();
+      return;
+    }
+    // What waits has passed the response by; one that is told to end takes its connection for idle, and it may be closed.
     const late = setTimeout(() => socket.destroy(), LINGER_MS).unref();
-    socket.once("close", () => clearTimeout(late));
+    socket.write(NOTHING, () => {
+      clearTimeout(late);
+      this.#res.end();
+    });
   }
 
   protected encode(frame: Frame): Buffer {
@@ -54,6 +61,8 @@ export class SseViewer extends SocketViewer {
 
 /** An endpoint's own answer as server-sent events, from the first frame on. It is no stream that one could come back to. */
 export class SseAnswer extends SseViewer {
+  override readonly rotates = false;
+
   override send(frame: Frame): boolean {
     if (!this.begun && !this.closed) this.begin();
     return super.send(frame);
@@ -62,19 +71,17 @@ export class SseAnswer extends SseViewer {
   override beat(): void {
     if (this.begun) this.write(COMMENT);
   }
-
-  override rotate(): void {}
 }
 
 /** The head of an answer as server-sent events; nothing else is written by way of the response. */
 export function writeStreamHead(res: ServerResponse, headers: Headers): void {
   res.useChunkedEncodingByDefault = false;
   res.shouldKeepAlive = false;
-  for (const [name, value] of headers) res.appendHeader(name, value);
-  res.setHeader("content-type", "text/event-stream");
+  headers.set("content-type", "text/event-stream");
   // Proxies that collect an answer before they pass it on are asked not to.
-  res.setHeader("x-accel-buffering", "no");
-  res.writeHead(200).flushHeaders();
+  headers.set("x-accel-buffering", "no");
+  // At once, because a response keeps for as long as it lasts what it is given one by one.
+  res.writeHead(200, "", [...headers].flat()).flushHeaders();
 }
 
 /** Whether a client would rather have server-sent events than JSON. */

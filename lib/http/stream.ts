@@ -56,6 +56,7 @@ async function begin(asked: StreamRequest, viewers: Viewers, deps: Deps): Promis
     }
     viewer.begin();
     const remove = viewers.add(viewer);
+    forget(req, event);
     const detach = () => {
       remove();
       unwatch?.();
@@ -71,6 +72,12 @@ async function begin(asked: StreamRequest, viewers: Viewers, deps: Deps): Promis
     log(told, event, error.status, error.code, deps);
     return null;
   }
+}
+
+/** What a request said is of no use any more, and a crowd of viewers would keep it for an hour. */
+function forget(req: IncomingMessage, event: EventSoFar): void {
+  Object.assign(req, { headers: {}, rawHeaders: [] });
+  if (event.call) event.call = { ...event.call, headers: {} };
 }
 
 /** From the first frame to the end, whoever ends it. */

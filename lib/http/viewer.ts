@@ -41,6 +41,8 @@ export abstract class SocketViewer implements Viewer {
   onClose: (() => void) | null = null;
   onResume: ((id: string) => void) | null = null;
   closed = false;
+  /** Whether one can come back to it, so that it may end itself. */
+  readonly rotates: boolean = true;
   /** Bytes that may be sent before the stream rotates. */
   allowance = Number.POSITIVE_INFINITY;
   /** Since when the connection is full. */
@@ -86,7 +88,7 @@ export abstract class SocketViewer implements Viewer {
 
   /** Ends the stream with the advice to come again, which is no error. */
   rotate(): void {
-    if (this.closed) return;
+    if (this.closed || !this.rotates) return;
     this.rotated = true;
     this.end(null, ROTATE);
   }
@@ -123,6 +125,8 @@ export abstract class SocketViewer implements Viewer {
     }
     this.#turn = together(socket, this.#turn);
     socket.write(bytes);
+    // What is only held back until the end of the turn does not make it full.
+    if (socket.writableLength > FULL_BYTES) socket.uncork();
     if (socket.writableLength > FULL_BYTES && this.fullSinceMs === null) {
       this.fullSinceMs = performance.now();
       socket.once("drain", () => this.#drained());

@@ -33,7 +33,7 @@ export function createViewers(limits: Partial<StreamLimits> = {}): Viewers {
     for (const viewer of viewers) {
       if (viewer.fullSinceMs !== null) {
         if (now - viewer.fullSinceMs >= stalledMs) viewer.abandon("stalled");
-      } else if (now - viewer.startedMs >= rotateMs) viewer.rotate();
+      } else if (viewer.rotates && now - viewer.startedMs >= rotateMs) viewer.rotate();
       else if (!viewer.closed) viewer.beat();
     }
   };

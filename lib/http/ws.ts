@@ -8,7 +8,7 @@ import { type Ending, PING, SocketViewer } from "./viewer.ts";
 
 const MOST_HEARD_BYTES = 65_536;
 /** How long a client may take to answer that the stream is over. */
-const CLOSE_MS = 5_000;
+const CLOSE_MS = 2_000;
 /** A client that answered neither of the last two pings has gone without saying so. */
 const UNANSWERED = 2;
 const MOST_ID_CHARACTERS = 256;

@@ -1,7 +1,16 @@
 import type { Readable } from "node:stream";
 import type OpenAI from "openai";
 import { EventStream, Garbled } from "./event-stream.ts";
-import { CompletionError, codeIn, type Patience, persist, requestIdOf, StreamOptionsRefused, transportFailure } from "./retry.ts";
+import {
+  CompletionError,
+  codeIn,
+  type Patience,
+  parsed,
+  persist,
+  requestIdOf,
+  StreamOptionsRefused,
+  transportFailure,
+} from "./retry.ts";
 import type { Upstream } from "./upstream.ts";
 
 export type CompletionMessage = { role: "system" | "user" | "assistant"; content: string | unknown[]; name?: string };
@@ -123,7 +132,8 @@ async function* wholeEvents(body: Readable, reply: Reply): AsyncGenerator<string
   try {
     for await (const chunk of body as AsyncIterable<Uint8Array>) {
       if (reply.isDone) continue;
-      for (const data of stream.push(chunk)) {
+      for (const { name, data } of stream.push(chunk)) {
+        if (name === "error") throw reply.failed("upstream_failed", codeIn(parsed(data)));
         if (data.startsWith(DONE)) {
           reply.isDone = true;
           linger = setTimeout(() => body.destroy(), LINGER_MS);

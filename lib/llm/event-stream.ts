@@ -8,6 +8,8 @@ export class Garbled extends Error {
   override readonly name = "Garbled";
 }
 
+export type StreamEvent = { name: string; data: string };
+
 /**
  * Reads server-sent events from bytes, however they are cut: a line is decoded when it is whole, and every byte is looked at
  * once. (WHATWG HTML, 9.2.6, which leaves out what the stream ends in the middle of; fields it does not name are ignored, but a
@@ -19,14 +21,15 @@ export class EventStream {
   #heldBytes = 0;
   #afterCr = false;
   #begun = false;
+  #name = "";
   #data: string[] = [];
   /** Of the lines of the event that is not complete yet. */
   #eventBytes = 0;
 
-  /** The data of each event that is complete with these bytes; those without any are left out. */
-  push(chunk: Uint8Array): string[] {
+  /** The events that are complete with these bytes; those without data are left out. */
+  push(chunk: Uint8Array): StreamEvent[] {
     const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
-    const events: string[] = [];
+    const events: StreamEvent[] = [];
     let start = 0;
     for (let i = 0; i < bytes.length; i++) {
       const byte = bytes[i];
@@ -47,7 +50,7 @@ export class EventStream {
     return this.#data.join("\n");
   }
 
-  #endLine(bytes: Buffer, start: number, end: number, events: string[]): void {
+  #endLine(bytes: Buffer, start: number, end: number, events: StreamEvent[]): void {
     const size = this.#heldBytes + end - start;
     if (this.#heldBytes === 0) {
       this.#limit(size);
@@ -60,7 +63,8 @@ export class EventStream {
     this.#eventBytes += size;
     if (size > 0) return;
     const data = this.#data.join("\n");
-    if (data !== "") events.push(data);
+    if (data !== "") events.push({ name: this.#name, data });
+    this.#name = "";
     this.#data = [];
     this.#eventBytes = 0;
   }
@@ -71,8 +75,9 @@ export class EventStream {
     const field = colon < 0 ? line : line.slice(0, colon);
     if (!this.#begun && field !== "" && !FIELDS.has(field)) throw new Garbled("begins with something else");
     this.#begun = true;
-    if (field !== "data") return;
-    this.#data.push(colon < 0 ? "" : line.slice(line[colon + 1] === " " ? colon + 2 : colon + 1));
+    const value = colon < 0 ? "" : line.slice(line[colon + 1] === " " ? colon + 2 : colon + 1);
+    if (field === "data") this.#data.push(value);
+    else if (field === "event") this.#name = value;
   }
 
   #hold(bytes: Buffer, start: number, end: number): void {

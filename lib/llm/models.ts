@@ -1,15 +1,25 @@
 import { json } from "node:stream/consumers";
-import { CompletionError, type Patience, persist, requestIdOf } from "./retry.ts";
+import { CompletionError, type Patience, persist, requestIdOf, transportFailure } from "./retry.ts";
 import type { Upstream } from "./upstream.ts";
 
+export type Model = { id: string };
+
 /** The models that the upstream lists, as it describes them. Throws `CompletionError`, or the signal's reason. */
-export async function listModels(upstream: Upstream, patience: Patience): Promise<unknown[]> {
+export async function listModels(upstream: Upstream, patience: Patience): Promise<Model[]> {
   const { signal } = patience;
   const request = { method: "GET", target: "/v1/models", headers: ["accept", "application/json"], body: null, signal };
   const answer = await persist((connectMs) => upstream.request({ ...request, connectMs }), patience);
+  const failed = (code: CompletionError["code"], cause?: unknown) =>
+    new CompletionError(code, { upstreamRequestId: requestIdOf(answer), cause });
   const listed = await json(answer.body).catch((cause: unknown) => {
-    throw new CompletionError("upstream_garbled", { upstreamRequestId: requestIdOf(answer), cause });
+    signal.throwIfAborted();
+    throw failed(transportFailure(cause, true)?.code ?? "upstream_garbled", cause);
   });
-  if (typeof listed === "object" && listed !== null && "data" in listed && Array.isArray(listed.data)) return listed.data;
-  throw new CompletionError("upstream_garbled", { upstreamRequestId: requestIdOf(answer) });
+  if (isList(listed)) return listed.data;
+  throw failed("upstream_garbled");
 }
+
+const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;
+const isModel = (value: unknown): value is Model => isObject(value) && "id" in value && typeof value.id === "string";
+const isList = (value: unknown): value is { data: Model[] } =>
+  isObject(value) && "data" in value && Array.isArray(value.data) && value.data.every(isModel);

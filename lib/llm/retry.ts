@@ -91,12 +91,15 @@ export async function persist(
 
 /** What the transport's error is called here; null where it is none. `answered`: the headers of an answer had come. */
 export function transportFailure(error: unknown, answered: boolean): CompletionError | null {
-  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  if (!(error instanceof Error)) return null;
+  // It holds the bytes that the parser stumbled over, so it is no cause to pass on.
+  if (error.name === "HTTPParserError") return new CompletionError("upstream_garbled");
+  const code = "code" in error ? error.code : undefined;
   if (typeof code !== "string" || code === "UND_ERR_INVALID_ARG") return null;
   const failed = (as: CompletionCode) => new CompletionError(as, { cause: error });
   if (code === "UND_ERR_HEADERS_TIMEOUT") return failed("upstream_timeout");
   if (code === "UND_ERR_BODY_TIMEOUT") return failed("upstream_stalled");
-  if (code.startsWith("HPE_") || code === "UND_ERR_HEADERS_OVERFLOW") return failed("upstream_garbled");
+  if (code === "UND_ERR_HEADERS_OVERFLOW") return failed("upstream_garbled");
   return failed(answered || BROKEN.has(code) ? "upstream_reset" : "upstream_unreachable");
 }
 
@@ -159,7 +162,7 @@ async function beginningOf(body: Readable): Promise<string> {
 }
 
 /** The value of a JSON document, undefined where the text is none. */
-function parsed(json: string): unknown {
+export function parsed(json: string): unknown {
   try {
     return JSON.parse(json);
   } catch {

@@ -31,7 +31,7 @@ export type UpstreamCall = UpstreamRequest & {
 export type UpstreamAnswer = {
   status: number;
   headers: Record<string, string | string[] | undefined>;
-  /** Read it to its end or destroy it, which aborts the request; so does the signal, as long as it lasts. */
+  /** To be iterated to its end, or destroyed, which aborts the request; so does the signal, as long as it lasts. */
   body: Readable;
 };
 
@@ -102,13 +102,16 @@ function answerTo(call: UpstreamCall, dispatch: (handler: Dispatcher.DispatchHan
   const { signal, connectMs = CONNECT_TIMEOUT_MS } = call;
   return new Promise((resolve, reject) => {
     let controller: Dispatcher.DispatchController | null = null;
+    let answered = false;
+    /** What broke the answer in its middle. The body ends in it, once what came before is read. */
+    let broken: Error | null = null;
     const body = new Readable({
       read: () => controller?.resume(),
       destroy: (error, destroyed) => {
         clearTimeout(connecting);
         signal.removeEventListener("abort", abort);
         controller?.abort(error ?? new errors.RequestAbortedError());
-        destroyed(error);
+        destroyed(error ?? broken);
       },
     });
     body.on("error", reject);
@@ -126,13 +129,20 @@ function answerTo(call: UpstreamCall, dispatch: (handler: Dispatcher.DispatchHan
         if (body.destroyed) started.abort(new errors.RequestAbortedError());
       },
       onResponseStart: (_, status, headers) => {
-        if (status >= 200) resolve({ status, headers, body });
+        if (status < 200) return;
+        answered = true;
+        resolve({ status, headers, body });
       },
       onResponseData: (started, chunk) => {
         if (!body.push(chunk)) started.pause();
       },
       onResponseEnd: () => void body.push(null),
-      onResponseError: (_, error) => void body.destroy(error),
+      onResponseError: (_, error) => {
+        if (!answered) return void body.destroy(error);
+        if (body.destroyed) return;
+        broken = error;
+        body.push(null);
+      },
     });
   });
 }

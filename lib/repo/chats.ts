@@ -1,4 +1,5 @@
-import { and, asc, desc, eq, gt, inArray, lt, or, type SQL, sql } from "drizzle-orm";
+import { and, asc, type Column, desc, eq, getTableColumns, gt, inArray, is, lt, or, SQL, sql, type Table } from "drizzle-orm";
+import { ApiError } from "../http/error.ts";
 import type { Store } from "../store/store.ts";
 
 /** A chat as those see it who may. `shared`: others than its owner take part. */
@@ -6,17 +7,39 @@ export type ChatView = Store["chats"]["$inferSelect"] & { shared: boolean };
 export type NewChat = { id: string; ownerId: string; groupId: string | null; name: string; model: string; createdAt: Date };
 export type Participant = { id: string; username: string; name: string | null; role: "owner" | "member" };
 
-/** Who sees a chat: its owner, its users, and the members of its group. The one place that says so. */
+/**
+ * Who sees a chat: its owner, its users, and the members of its group. The one place that says so. It looks for one row by its
+ * key; `exists` lets Postgres read a whole table into a hash instead, where it expects to ask often.
+ */
 export const visibleTo = ({ chats }: Store, userId: SQL | string) =>
   sql`(${chats.ownerId} = ${userId}
-    or exists (select 1 from chat_users cu where cu.chat_id = ${chats.id} and cu.user_id = ${userId})
-    or exists (select 1 from group_members gm where gm.group_id = ${chats.groupId} and gm.user_id = ${userId}))`;
+    or (select 1 from chat_users cu where cu.chat_id = ${chats.id} and cu.user_id = ${userId}) is not null
+    or (select 1 from group_members gm where gm.group_id = ${chats.groupId} and gm.user_id = ${userId}) is not null)`;
 
-/** Makes a chat. */
-export async function create({ db, chats }: Store, chat: NewChat): Promise<ChatView> {
+/** Makes a chat. Throws `not_found` where its owner is not a member of its group. */
+export async function create(store: Store, chat: NewChat): Promise<ChatView> {
+  const { db, chats, groups } = store;
+  const { id, groupId, ownerId } = chat;
   const row = { ...chat, systemPrompt: null, lastSeq: 0, updatedAt: chat.createdAt };
-  await db.insert(chats).values(row).onConflictDoNothing();
-  return { ...row, shared: chat.groupId !== null };
+  if (groupId === null) {
+    await db.insert(chats).values(row).onConflictDoNothing();
+    return { ...row, shared: false };
+  }
+  const member = sql`exists (select 1 from group_members gm where gm.group_id = ${groupId} and gm.user_id = ${ownerId})`;
+  const [, , made] = await store.atomic((q) => [
+    // It takes the group, as a removal of members does: a chat is made before it, and is handed over, or not at all.
+    q
+      .update(groups)
+      .set({ updatedAt: sql`${groups.updatedAt}` })
+      .where(eq(groups.id, groupId)),
+    q
+      .insert(chats)
+      .select(sql`select ${valuesOf(chats, row)} where ${member}` as never)
+      .onConflictDoNothing(),
+    q.select({ id: chats.id }).from(chats).where(eq(chats.id, id)),
+  ]);
+  if (made.length === 0) throw new ApiError("not_found");
+  return { ...row, shared: true };
 }
 
 /** A chat, for somebody who sees it. Absent and not to be seen look the same on purpose. */
@@ -43,43 +66,45 @@ export type ListedChat = ChatView & {
   unread: number | null;
 };
 
-/** How many of a chat's newest messages are looked at to count those unread. */
+/** How many of a chat's newest numbers are looked at to count those unread. */
 const UNREAD_MOST = 1_000;
 
 /** The chats that a user sees, the last changed first. */
 export async function listForMember(store: Store, userId: string, filter: ChatFilter): Promise<ListedChat[]> {
   const { db, chats, messages, users } = store;
-  const { groupId, after, cursor, limit } = filter;
-  const mine = sql`(select id from chats where owner_id = ${userId} union select chat_id from chat_users where user_id = ${userId}
-    union select c.id from group_members g join chats c on c.group_id = g.group_id where g.user_id = ${userId})`;
-  const behind =
-    cursor && or(lt(chats.updatedAt, cursor.updatedAt), and(eq(chats.updatedAt, cursor.updatedAt), lt(chats.id, cursor.id)));
+  const { after } = filter;
   const newest = sql`(select max(n.seq) from messages n where n.chat_id = ${chats.id})`;
   const unread = after
-    ? sql<number>`(select count(*) from (select n.user_id, n.created_at from messages n where n.chat_id = ${chats.id}
-        order by n.seq desc limit ${sql.raw(String(UNREAD_MOST))}) r
-        where r.user_id <> ${userId} and r.created_at > ${messages.createdAt.mapToDriverValue(after)})`.mapWith(Number)
+    ? sql<number>`(select count(*) from messages n where n.chat_id = ${chats.id} and n.seq > ${chats.lastSeq} - ${sql.raw(
+        String(UNREAD_MOST),
+      )} and n.user_id <> ${userId} and n.created_at > ${sql.param(after, messages.createdAt)})`.mapWith(Number)
     : sql<number | null>`null`;
   const rows = await db
     .select({ chat: columns(store), lastMessage: messages, author: users.username, unread })
     .from(chats)
+    .innerJoin(pageOf(store, userId, filter), sql`page.id = ${chats.id}`)
     .leftJoin(messages, and(eq(messages.chatId, chats.id), eq(messages.seq, newest)))
     .leftJoin(users, eq(users.id, messages.userId))
-    .where(
-      and(
-        sql`${chats.id} in ${mine}`,
-        groupId ? eq(chats.groupId, groupId) : undefined,
-        after ? gt(chats.updatedAt, after) : undefined,
-        behind,
-      ),
-    )
-    .orderBy(desc(chats.updatedAt), desc(chats.id))
-    .limit(limit);
+    .orderBy(desc(chats.updatedAt), desc(chats.id));
   return rows.map(({ chat, lastMessage, author, unread }) => ({
     ...chat,
     lastMessage: lastMessage && { ...lastMessage, username: author },
     unread,
   }));
+}
+
+/** Which chats are on a page. What is shown of them is read for these alone, and no chat is read that the user does not see. */
+function pageOf({ chats }: Store, userId: string, { groupId, after, cursor, limit }: ChatFilter): SQL {
+  const behind =
+    cursor && or(lt(chats.updatedAt, cursor.updatedAt), and(eq(chats.updatedAt, cursor.updatedAt), lt(chats.id, cursor.id)));
+  const theirs = (from: SQL, theirs: SQL) => {
+    const wanted = and(theirs, groupId ? eq(chats.groupId, groupId) : undefined, after && gt(chats.updatedAt, after), behind);
+    return sql`select ${chats.id}, ${chats.updatedAt} from ${from} where ${wanted}`;
+  };
+  return sql`(${theirs(sql`${chats}`, eq(chats.ownerId, userId))}
+    union ${theirs(sql`chat_users cu join ${chats} on ${chats.id} = cu.chat_id`, sql`cu.user_id = ${userId}`)}
+    union ${theirs(sql`group_members gm join ${chats} on ${chats.groupId} = gm.group_id`, sql`gm.user_id = ${userId}`)}
+    order by updated_at desc, id desc limit ${limit}) page`;
 }
 
 /** Changes a chat of its owner's; null when there is none. */
@@ -93,7 +118,7 @@ export async function update(
   const { db, chats } = store;
   const [changed] = await db
     .update(chats)
-    .set({ ...change, updatedAt: at })
+    .set({ ...change, updatedAt: notBefore(store, at) })
     .where(and(eq(chats.id, chatId), eq(chats.ownerId, ownerId)))
     .returning(columns(store));
   return changed ?? null;
@@ -136,12 +161,19 @@ export async function users({ db, users, chatUsers }: Store, chatId: string): Pr
     .where(eq(chatUsers.chatId, chatId));
 }
 
-/** Adds users to a chat; who takes part already is left as is. */
-export async function addUsers({ db, chatUsers }: Store, chatId: string, userIds: readonly string[], at: Date): Promise<void> {
-  await db
-    .insert(chatUsers)
-    .values(userIds.map((userId) => ({ chatId, userId, createdAt: at })))
-    .onConflictDoNothing();
+/** Adds users to a chat, where it is still there; who takes part already is left as is. */
+export async function addUsers(store: Store, chatId: string, userIds: readonly string[], at: Date): Promise<void> {
+  const { chats, chatUsers, users } = store;
+  const rows = sql`select ${chats.id}, ${users.id}, ${typed(at, chatUsers.createdAt)} from ${chats} join ${users}
+    on ${inArray(users.id, [...userIds])} where ${chats.id} = ${chatId}`;
+  await store.atomic((q) => [
+    // It takes the chat, so that it is not deleted in between, and two who add the same people do not wait for each other.
+    take(q, store, eq(chats.id, chatId)),
+    q
+      .insert(chatUsers)
+      .select(rows as never)
+      .onConflictDoNothing(),
+  ]);
 }
 
 /** Removes users of a chat; answers who was one. Its owner and the members of its group go on seeing it. */
@@ -153,16 +185,27 @@ export async function removeUsers({ db, chatUsers }: Store, chatId: string, user
   return gone.map(({ userId }) => userId);
 }
 
+/** How many pairs one statement asks about: up to three values each, of which SQLite takes 32,766. */
+const PAIRS_AT_ONCE = 10_000;
+
 /** Of pairs of a chat and a user, those where the user still sees the chat, each with the chat's newest number. */
 export async function visibleAmong(store: Store, pairs: readonly { chatId: string; userId: string }[]) {
-  const { db, chats, users } = store;
-  const chatIds = [...new Set(pairs.map(({ chatId }) => chatId))];
-  const userIds = [...new Set(pairs.map(({ userId }) => userId))];
-  return db
-    .select({ chatId: chats.id, userId: users.id, lastSeq: chats.lastSeq, updatedAt: chats.updatedAt })
-    .from(chats)
-    .innerJoin(users, and(inArray(users.id, userIds), visibleTo(store, sql`${users.id}`)))
-    .where(inArray(chats.id, chatIds));
+  const { db, chats } = store;
+  const distinct = [...new Map(pairs.map((pair) => [`${pair.chatId} ${pair.userId}`, pair])).values()];
+  const seen = [];
+  for (let from = 0; from < distinct.length; from += PAIRS_AT_ONCE) {
+    const some = distinct.slice(from, from + PAIRS_AT_ONCE);
+    const values = some.map(({ chatId, userId }) => sql`(${chatId}, ${userId})`);
+    const chatIds = [...new Set(some.map(({ chatId }) => chatId))];
+    // Both dialects name the columns of such a list so.
+    const rows = await db
+      .select({ chatId: chats.id, userId: sql<string>`p.column2`, lastSeq: chats.lastSeq, updatedAt: chats.updatedAt })
+      .from(chats)
+      .innerJoin(sql`(values ${sql.join(values, sql`, `)}) p`, sql`p.column1 = ${chats.id}`)
+      .where(and(inArray(chats.id, chatIds), visibleTo(store, sql`p.column2`)));
+    seen.push(...rows);
+  }
+  return seen;
 }
 
 export const columns = ({ chats: c }: Store) => ({
@@ -175,7 +218,31 @@ export const columns = ({ chats: c }: Store) => ({
   lastSeq: c.lastSeq,
   createdAt: c.createdAt,
   updatedAt: c.updatedAt,
-  shared: sql<boolean>`(${c.groupId} is not null or exists (select 1 from chat_users s where s.chat_id = ${c.id}))`.mapWith(
-    Boolean,
-  ),
+  shared:
+    sql<boolean>`(${c.groupId} is not null or (select 1 from chat_users s where s.chat_id = ${c.id} limit 1) is not null)`.mapWith(
+      Boolean,
+    ),
 });
+
+/** The instant of a chat's change. It never goes back, however late a change is written that was begun before another. */
+export const notBefore = ({ chats: { updatedAt } }: Store, at: Date): SQL =>
+  sql`case when ${updatedAt} > ${sql.param(at, updatedAt)} then ${updatedAt} else ${sql.param(at, updatedAt)} end`;
+
+/** The statement that takes a chat until the end of its transaction, and changes nothing: what comes after it has the chat alone. */
+export const take = (q: Store["db"], { chats }: Store, which: SQL | undefined) =>
+  q
+    .update(chats)
+    .set({ lastSeq: sql`${chats.lastSeq}` })
+    .where(which);
+
+/** A row as an insert takes it from a `select`: in the order of its table's columns, each value of its column's type. */
+export const valuesOf = <T extends Table>(table: T, row: { [K in keyof T["$inferSelect"]]: T["$inferSelect"][K] | SQL }): SQL => {
+  const values = Object.entries(getTableColumns(table)).map(([key, column]) => {
+    const value = row[key as keyof typeof row];
+    return is(value, SQL) ? value : typed(value, column);
+  });
+  return sql.join(values, sql`, `);
+};
+
+/** A value of a `select`, whose type Postgres would not know. */
+const typed = (value: unknown, column: Column): SQL => sql`cast(${sql.param(value, column)} as ${sql.raw(column.getSQLType())})`;

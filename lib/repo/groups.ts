@@ -1,5 +1,6 @@
-import { and, asc, type Column, eq, gt, inArray, not, notInArray, sql } from "drizzle-orm";
+import { and, asc, type Column, eq, exists, gt, inArray, notInArray, sql } from "drizzle-orm";
 import type { Store } from "../store/store.ts";
+import { take, valuesOf } from "./chats.ts";
 
 export type Role = "owner" | "member";
 /** A group as one of its members sees it. */
@@ -66,11 +67,17 @@ export async function update(
 
 /** Deletes a group of which the user is an owner, with its chats; false when there is none. */
 export async function remove(store: Store, groupId: string, ownerId: string): Promise<boolean> {
-  const { db, groups } = store;
-  const gone = await db
-    .delete(groups)
-    .where(and(eq(groups.id, groupId), ownedBy(store, ownerId)))
-    .returning({ id: groups.id });
+  const { groups, chats } = store;
+  const mine = and(eq(groups.id, groupId), ownedBy(store, ownerId));
+  const [, , gone] = await store.atomic((q) => [
+    // It waits for what is being done in its chats before it stands in the way of that: members first, then each chat.
+    q
+      .update(groups)
+      .set({ updatedAt: sql`${groups.updatedAt}` })
+      .where(mine),
+    take(q, store, and(eq(chats.groupId, groupId), exists(q.select({ id: groups.id }).from(groups).where(mine)))),
+    q.delete(groups).where(mine).returning({ id: groups.id }),
+  ]);
   return gone.length > 0;
 }
 
@@ -85,13 +92,15 @@ export async function members({ db, groupMembers, users }: Store, groupId: strin
     .orderBy(sql`${groupMembers.role} desc`, asc(username));
 }
 
-/** Adds users to a group. Who is a member stays one; `owner` makes an owner of them too. */
+/** Adds users to a group, where it is still there. Who is a member stays one; `owner` makes an owner of them too. */
 export async function addMembers(store: Store, groupId: string, userIds: readonly string[], role: Role, at: Date): Promise<void> {
-  const { groups, groupMembers } = store;
-  const rows = userIds.map((userId) => ({ groupId, userId, role, createdAt: at }));
+  const { groups, groupMembers, users } = store;
   const target = [groupMembers.groupId, groupMembers.userId];
+  const row = { groupId: sql`${groups.id}`, userId: sql`${users.id}`, role, createdAt: at };
+  const rows = sql`select ${valuesOf(groupMembers, row)} from ${groups} join ${users} on ${inArray(users.id, [...userIds])}
+    where ${groups.id} = ${groupId}`;
   await store.atomic((q) => {
-    const insert = q.insert(groupMembers).values(rows);
+    const insert = q.insert(groupMembers).select(rows as never);
     return [
       q.update(groups).set({ updatedAt: at }).where(eq(groups.id, groupId)),
       role === "owner" ? insert.onConflictDoUpdate({ target, set: { role } }) : insert.onConflictDoNothing(),
@@ -106,35 +115,42 @@ export async function addMembers(store: Store, groupId: string, userIds: readonl
 export async function removeMembers(store: Store, groupId: string, userIds: readonly string[], at: Date): Promise<boolean> {
   const { groups, groupMembers, chats, chatUsers } = store;
   const gone = [...userIds];
-  const member = (userId: Column) =>
-    sql`exists (select 1 from group_members g where g.group_id = ${groupId} and g.user_id = ${userId})`;
-  const heir = sql`(select g.user_id from group_members g where g.group_id = ${groupId} and g.role = 'owner'
-    order by g.created_at, g.user_id limit 1)`;
-  const anotherOwner = sql`exists (select 1 from group_members o where o.group_id = ${groupId} and o.role = 'owner'
-    and ${notInArray(sql`o.user_id`, gone)})`;
-  const [, , , , owners] = await store.atomic((q) => [
+  const goes = (userId: Column) =>
+    and(
+      inArray(userId, gone),
+      sql`exists (select 1 from group_members m where m.group_id = ${groupId} and m.user_id = ${userId})`,
+    );
+  const staying = sql`from group_members o where o.group_id = ${groupId} and o.role = 'owner' and ${notInArray(sql`o.user_id`, gone)}`;
+  const heir = sql`(select o.user_id ${staying} order by o.created_at, o.user_id limit 1)`;
+  const anotherOwner = sql`exists (select 1 ${staying})`;
+  const ofGroup = eq(chats.groupId, groupId);
+  const [, , , , left] = await store.atomic((q) => [
     // Two owners who remove each other at the same time come one after the other.
-    q.update(groups).set({ updatedAt: at }).where(eq(groups.id, groupId)),
-    q.delete(groupMembers).where(and(eq(groupMembers.groupId, groupId), inArray(groupMembers.userId, gone), anotherOwner)),
+    q
+      .update(groups)
+      .set({ updatedAt: sql`case when ${anotherOwner} then ${sql.param(at, groups.updatedAt)} else ${groups.updatedAt} end` })
+      .where(eq(groups.id, groupId)),
+    // Chats before their users, as where a chat is deleted; members last, because it is their membership that the rest goes by.
+    q
+      .update(chats)
+      .set({ ownerId: heir as never })
+      .where(and(ofGroup, goes(chats.ownerId), anotherOwner)),
     q
       .delete(chatUsers)
       .where(
         and(
-          inArray(chatUsers.userId, gone),
-          inArray(chatUsers.chatId, q.select({ id: chats.id }).from(chats).where(eq(chats.groupId, groupId))),
-          not(member(chatUsers.userId)),
+          inArray(chatUsers.chatId, q.select({ id: chats.id }).from(chats).where(ofGroup)),
+          goes(chatUsers.userId),
+          anotherOwner,
         ),
       ),
-    q
-      .update(chats)
-      .set({ ownerId: heir as never })
-      .where(and(eq(chats.groupId, groupId), inArray(chats.ownerId, gone), not(member(chats.ownerId)))),
+    q.delete(groupMembers).where(and(eq(groupMembers.groupId, groupId), inArray(groupMembers.userId, gone), anotherOwner)),
     q
       .select({ userId: groupMembers.userId })
       .from(groupMembers)
       .where(and(eq(groupMembers.groupId, groupId), inArray(groupMembers.userId, gone))),
   ]);
-  return owners.length === 0;
+  return left.length === 0;
 }
 
 const columns = ({ groups: g, groupMembers }: Store) => ({

@@ -1,6 +1,6 @@
-import { and, desc, eq, getTableColumns, gte, inArray, isNotNull, lt, or, type SQL, sql } from "drizzle-orm";
+import { and, desc, eq, exists, getTableColumns, gt, gte, isNotNull, lt, not, or, type SQL, sql } from "drizzle-orm";
 import type { Store } from "../store/store.ts";
-import { type ChatView, columns as chatColumns, visibleTo } from "./chats.ts";
+import { type ChatView, columns as chatColumns, notBefore, take, valuesOf, visibleTo } from "./chats.ts";
 
 export type Message = Store["messages"]["$inferSelect"];
 export type MessageState = Message["state"];
@@ -33,32 +33,45 @@ export type Claimed = { chat: ChatView; systemPrompt: string | null; message: Me
  */
 export async function claim(store: Store, c: Claim): Promise<Claimed | null> {
   const { chats, messages, settings, users } = store;
-  const { id, chatId, at } = c;
-  const seen = and(eq(chats.id, chatId), visibleTo(store, c.userId));
-  const when = messages.createdAt.mapToDriverValue(at);
-  const state: MessageState = c.offTheRecord ? "off_record" : "streaming";
-  const mine = sql`exists (select 1 from ${messages} m where m.id = ${id} and m.chat_id = ${chatId} and m.seq = ${chats.lastSeq} + 1)`;
+  const { id, chatId, userId, prompt, requestId, fingerprint, at } = c;
+  const isIt = eq(chats.id, chatId);
+  const seen = visibleTo(store, userId);
+  const row = valuesOf(messages, {
+    ...{ id, chatId, userId, prompt, requestId, fingerprint, createdAt: at, updatedAt: at },
+    seq: sql`${chats.lastSeq}`,
+    state: c.offTheRecord ? "off_record" : "streaming",
+    reply: "",
+    model: c.model ?? sql`${chats.model}`,
+    ...{ contextTokens: null, promptTokens: null, completionTokens: null, stoppedBy: null, errorCode: null },
+  });
+  const known = (also?: SQL) => sql`exists (select 1 from ${messages} m where ${and(sql`m.id = ${id}`, also)})`;
+  const numbered = known(sql`m.chat_id = ${chatId} and m.seq = ${chats.lastSeq}`);
+  const stored = known(sql`m.chat_id = ${chatId} and m.request_id = ${requestId}`);
   const seq = sql`(select m.seq from ${messages} m where m.id = ${id} and m.chat_id = ${chatId})`;
   const global = sql<string | null>`(select ${settings.value} from ${settings} where ${settings.key} = 'system_prompt')`;
-  const [, , , [chat], [message], pairs] = await store.atomic((q) => [
-    // It takes the chat, so that prompts at the same time get their numbers one after the other.
-    q.update(chats).set({ updatedAt: at }).where(seen),
-    q
-      .insert(messages)
-      .select(
-        sql`select ${text(id)}, ${chats.id}, ${chats.lastSeq} + 1, ${text(c.userId)}, ${text(state)}, ${text(c.prompt)}, '',
-        coalesce(${text(c.model)}, ${chats.model}), ${text(c.requestId)}, ${text(c.fingerprint)}, null, null, null, null, null,
-        ${typed(when, messages.createdAt)}, ${typed(when, messages.createdAt)} from ${chats} where ${seen}` as never,
-      )
-      .onConflictDoNothing(),
+  const [, , , [chat], [found], pairs] = await store.atomic((q) => [
+    // It takes the next number, and with it the chat, so that prompts at the same time come one after the other.
     q
       .update(chats)
-      .set({ lastSeq: sql`${chats.lastSeq} + 1` })
-      .where(and(eq(chats.id, chatId), mine)),
+      .set({
+        lastSeq: sql`${chats.lastSeq} + 1`,
+        updatedAt: sql`case when ${seen} and not ${known()} then ${notBefore(store, at)} else ${chats.updatedAt} end`,
+      })
+      .where(isIt),
+    q
+      .insert(messages)
+      .select(sql`select ${row} from ${chats} where ${and(isIt, seen)}` as never)
+      .onConflictDoNothing(),
+    // It gives the number back where nothing was stored under it.
+    q
+      .update(chats)
+      .set({ lastSeq: sql`${chats.lastSeq} - 1` })
+      .where(and(isIt, not(numbered))),
+    // What was stored is answered, also to somebody who is removed at this very moment.
     q
       .select({ ...chatColumns(store), global })
       .from(chats)
-      .where(seen),
+      .where(and(isIt, or(seen, stored))),
     selectView(q, store).where(eq(messages.id, id)),
     q
       .select({ prompt: messages.prompt, reply: messages.reply, username: users.username, tokens: messages.contextTokens })
@@ -68,9 +81,9 @@ export async function claim(store: Store, c: Claim): Promise<Claimed | null> {
       .orderBy(desc(messages.seq))
       .limit(c.contextPairs),
   ]);
-  if (!chat || !message) return null;
+  if (!chat || !found) return null;
   const { global: globalPrompt, ...view } = chat;
-  return { chat: view, systemPrompt: chat.systemPrompt ?? globalPrompt, message, pairs: pairs as Pair[] };
+  return { chat: view, systemPrompt: chat.systemPrompt ?? globalPrompt, message: found, pairs: pairs as Pair[] };
 }
 
 /** How a reply ended. */
@@ -88,19 +101,22 @@ export type Ending = {
 export const INTERRUPTED = "interrupted";
 
 /** Ends a reply and answers the message; null where it is gone. Only the first end counts, but for a guess. */
-export async function end(store: Store, { id, chatId }: Key, ending: Ending, at: Date): Promise<MessageView | null> {
+export async function end(store: Store, key: Key, ending: Ending, at: Date): Promise<MessageView | null> {
   const { messages, chats } = store;
-  const open =
-    ending.errorCode === INTERRUPTED
-      ? eq(messages.state, "streaming")
-      : or(eq(messages.state, "streaming"), eq(messages.errorCode, INTERRUPTED));
+  const guess = ending.errorCode === INTERRUPTED;
+  const open = guess ? eq(messages.state, "streaming") : or(eq(messages.state, "streaming"), eq(messages.errorCode, INTERRUPTED));
+  const counts = and(isKey(store, key), open);
   const [, , [message]] = await store.atomic((q) => [
+    // The chat first, as in a claim: one that is repeated while its reply ends would else wait for this, and this for it.
+    q
+      .update(chats)
+      .set({ updatedAt: notBefore(store, at) })
+      .where(and(eq(chats.id, key.chatId), exists(q.select({ id: messages.id }).from(messages).where(counts)))),
     q
       .update(messages)
       .set({ ...ending, updatedAt: at })
-      .where(and(eq(messages.id, id), open)),
-    q.update(chats).set({ updatedAt: at }).where(eq(chats.id, chatId)),
-    selectView(q, store).where(eq(messages.id, id)),
+      .where(counts),
+    selectView(q, store).where(isKey(store, key)),
   ]);
   return message ?? null;
 }
@@ -108,23 +124,22 @@ export async function end(store: Store, { id, chatId }: Key, ending: Ending, at:
 export type Key = { id: string; chatId: string };
 
 /** Notes who wants running replies of a chat stopped (one of them, or all), and answers which they are. */
-export async function askToStop(
-  { db, messages }: Store,
-  chatId: string,
-  id: string | undefined,
-  userId: string,
-): Promise<string[]> {
-  const rows = await db
-    .update(messages)
-    .set({ stoppedBy: sql`coalesce(${messages.stoppedBy}, ${userId})` })
-    .where(and(eq(messages.chatId, chatId), STREAMING, id ? eq(messages.id, id) : undefined))
-    .returning({ id: messages.id });
+export async function askToStop(store: Store, chatId: string, id: string | undefined, userId: string): Promise<string[]> {
+  const { chats, messages } = store;
+  const [, rows] = await store.atomic((q) => [
+    take(q, store, eq(chats.id, chatId)),
+    q
+      .update(messages)
+      .set({ stoppedBy: sql`coalesce(${messages.stoppedBy}, ${userId})` })
+      .where(and(eq(messages.chatId, chatId), STREAMING, id ? eq(messages.id, id) : undefined))
+      .returning({ id: messages.id }),
+  ]);
   return rows.map((row) => row.id);
 }
 
 /** A message of a chat. */
-export async function find(store: Store, { id, chatId }: Key): Promise<MessageView | null> {
-  const [found] = await selectView(store.db, store).where(and(eq(store.messages.id, id), eq(store.messages.chatId, chatId)));
+export async function find(store: Store, key: Key): Promise<MessageView | null> {
+  const [found] = await selectView(store.db, store).where(isKey(store, key));
   return found ?? null;
 }
 
@@ -148,17 +163,12 @@ export async function page(store: Store, chatId: string, before: number | undefi
     .limit(limit);
 }
 
-/** Messages of a chat that changed at or after an instant, in their order. */
+/** Which of a chat's newest `limit` messages changed at or after an instant, in their order. */
 export async function changedSince(store: Store, chatId: string, since: Date, limit: number): Promise<MessageView[]> {
-  const { db, messages } = store;
-  const recent = db
-    .select({ id: messages.id })
-    .from(messages)
-    .where(eq(messages.chatId, chatId))
-    .orderBy(desc(messages.seq))
-    .limit(limit);
+  const { db, chats, messages } = store;
+  const lastSeq = db.select({ lastSeq: chats.lastSeq }).from(chats).where(eq(chats.id, chatId));
   return selectView(db, store)
-    .where(and(inArray(messages.id, recent), gte(messages.updatedAt, since)))
+    .where(and(eq(messages.chatId, chatId), gt(messages.seq, sql`${lastSeq} - ${limit}`), gte(messages.updatedAt, since)))
     .orderBy(messages.seq);
 }
 
@@ -169,11 +179,12 @@ export async function running(store: Store, chatId: string): Promise<MessageView
 }
 
 /** Deletes a message, for its author or its chat's owner; false when there is none of theirs. */
-export async function remove({ db, messages, chats }: Store, { id, chatId }: Key, userId: string): Promise<boolean> {
-  const owner = sql`exists (select 1 from ${chats} c where c.id = ${chatId} and c.owner_id = ${userId})`;
+export async function remove(store: Store, key: Key, userId: string): Promise<boolean> {
+  const { db, messages, chats } = store;
+  const owner = sql`exists (select 1 from ${chats} c where c.id = ${key.chatId} and c.owner_id = ${userId})`;
   const gone = await db
     .delete(messages)
-    .where(and(eq(messages.id, id), eq(messages.chatId, chatId), or(eq(messages.userId, userId), owner)))
+    .where(and(isKey(store, key), or(eq(messages.userId, userId), owner)))
     .returning({ id: messages.id });
   return gone.length > 0;
 }
@@ -181,9 +192,7 @@ export async function remove({ db, messages, chats }: Store, { id, chatId }: Key
 /** In the words of the partial index. */
 const STREAMING = sql`state = 'streaming'`;
 
-/** A value of a `select`, whose type Postgres would not know. */
-const typed = (value: unknown, column: { getSQLType(): string }): SQL => sql`cast(${value} as ${sql.raw(column.getSQLType())})`;
-const text = (value: string | null): SQL => sql`cast(${value} as text)`;
+const isKey = ({ messages }: Store, { id, chatId }: Key) => and(eq(messages.id, id), eq(messages.chatId, chatId));
 
 const selectView = (q: Store["db"], { messages, users }: Store) =>
   q

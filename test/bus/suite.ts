@@ -342,7 +342,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
 
     describe("subscriptions", () => {
       test("once it has begun, nothing is missed, whatever is being appended meanwhile", async () => {
-        const { bus, chat } = await fresh();
+        const { bus, chat } = await fresh({ logLength: 100_000 });
         let writing = true;
         const writer = (async () => {
           for (let i = 0; writing; i++) {

@@ -1,7 +1,8 @@
 import { once } from "node:events";
 import { createServer, type ServerResponse } from "node:http";
 import { type AddressInfo, createServer as createTcpServer } from "node:net";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
+import { inspect } from "node:util";
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { type CompletionEnd, type CompletionRequest, complete } from "../../lib/llm/completion.ts";
 import { CompletionError } from "../../lib/llm/retry.ts";
@@ -218,19 +219,26 @@ describe("a completion", () => {
     expect(upstream.requests).toHaveLength(4);
   });
 
-  test("leaves its connection to the next one", async () => {
+  test("leaves its connection to the next one, and so does a refusal", async () => {
     const own = ownModel(upstream.url);
     const ports = new Set<number | undefined>();
-    upstream.when(
-      ({ target }) => target !== "",
+    const on =
+      (handler: Handler): Handler =>
       (req, res, recorded) => {
         ports.add(req.socket.remotePort);
-        const failing = ports.size === 1 && upstream.requests.length < 3;
-        return (failing ? faults.status(500, { error: {} }) : answer(chunk({ content: "x" }) + DONE))(req, res, recorded);
-      },
-    );
-    for (let i = 0; i < 3; i++) expect((await outcome(ask({}, own))).text).toBe("x");
-    expect([upstream.requests.length, ports.size]).toEqual([5, 1]);
+        return handler(req, res, recorded);
+      };
+    for (const handler of [
+      faults.stream({ chunks: 3, gapMs: 0 }),
+      faults.status(400, { error: {} }),
+      faults.stream({ chunks: 3 }),
+    ]) {
+      upstream.next(on(handler));
+      await outcome(ask({}, own));
+      // undici lets a connection rest for a turn of the event loop.
+      for (let turns = 0; turns < 3; turns++) await turn();
+    }
+    expect([upstream.requests.length, ports.size]).toEqual([3, 1]);
   });
 
   test.each<[what: string, handler: Handler]>([
@@ -259,7 +267,6 @@ describe("a completion that fails", () => {
     ["a refusal without an envelope", faults.status(400, { code: "BadRequest" }), "upstream_refused", "BadRequest", 1],
     ["a refusal as a page", faults.status(403, "<html>no</html>"), "upstream_refused", null, 1],
     ["a refusal that does not end", (_, res) => void res.writeHead(400).write('{"error":'), "upstream_refused", null, 1],
-    ["an endless refusal", faults.status(400, "x".repeat(2_000_000)), "upstream_refused", null, 1],
     ["a timeout of the upstream's", faults.status(408), "upstream_refused", null, 3],
     ["a conflict", faults.status(409), "upstream_refused", null, 3],
     ["too many requests", refusal(429, { code: "rate_limit_exceeded" }), "upstream_busy", "rate_limit_exceeded", 3],
@@ -273,24 +280,33 @@ describe("a completion that fails", () => {
     ["a compressed document", faults.gzip({ choices: [] }), "upstream_garbled", null, 1],
     ["nothing", faults.status(200, ""), "upstream_reset", null, 1],
     ["malformed events", faults.malformedSse(), "upstream_garbled", null, 1],
-    ["another protocol", ({ socket }) => void socket.end("SSH-2.0-OpenSSH_9.6\r\n"), "upstream_garbled", null, 1],
-    [
-      "endless headers",
-      ({ socket }) => void socket.end(`HTTP/1.1 200 OK\r\nx: ${"a".repeat(100_000)}\r\n\r\n`),
-      "upstream_garbled",
-      null,
-      1,
-    ],
-    ["a reset instead of an answer", faults.resetBeforeHeaders(), "upstream_reset", null, 3],
-    ["an end instead of an answer", ({ socket }) => void socket.end(), "upstream_reset", null, 3],
   ])("%s", async (_, handler, code, upstreamCode, requests) => {
     upstream.when(() => true, handler);
     const { text, error } = await outcome(ask());
     expect(error).toBeInstanceOf(CompletionError);
     expect({ text, code: error?.code, upstreamCode: error?.upstreamCode }).toEqual({ text: "", code, upstreamCode });
     expect(upstream.requests).toHaveLength(requests);
-    const unheard = ["upstream_reset", "upstream_garbled"].includes(code) && error?.cause !== undefined;
-    expect(error?.upstreamRequestId).toBe(unheard ? null : lastId());
+    expect(error?.upstreamRequestId).toBe(lastId());
+    expect(told(error)).not.toContain(KEY.slice(3, 11));
+  });
+
+  test.each<[what: string, handler: Handler, code: string, requests: number]>([
+    ["a reset", faults.resetBeforeHeaders(), "upstream_reset", 3],
+    ["an end", ({ socket }) => void socket.end(), "upstream_reset", 3],
+    ["half of the headers", ({ socket }) => void socket.end("HTTP/1.1 200 OK\r\ncontent-ty"), "upstream_reset", 3],
+    ["another protocol", ({ socket }) => void socket.end(`SSH-2.0 ${KEY}\r\n`), "upstream_garbled", 1],
+    [
+      "endless headers",
+      ({ socket }) => void socket.end(`HTTP/1.1 200 OK\r\nx: ${KEY.repeat(3_000)}\r\n\r\n`),
+      "upstream_garbled",
+      1,
+    ],
+  ])("%s instead of an answer", async (_, handler, code, requests) => {
+    upstream.when(() => true, handler);
+    const { error } = await outcome(ask());
+    expect(error).toBeInstanceOf(CompletionError);
+    expect(error).toMatchObject({ code, upstreamCode: null, upstreamRequestId: null });
+    expect(upstream.requests).toHaveLength(requests);
     expect(told(error)).not.toContain(KEY.slice(3, 11));
   });
 
@@ -321,6 +337,7 @@ describe("a completion that fails", () => {
       "overloaded",
       "",
     ],
+    ["a named error in words", answer(`event: error\ndata: it broke\n\n`), "upstream_failed", null, ""],
     ["an error that is one word", answer(sse({ error: KEY })), "upstream_failed", null, ""],
     ["half of JSON", answer(`${chunk({ content: "a" })}data: {"choices"\n\n`), "upstream_garbled", null, "a"],
     ["a number", answer(`${chunk({ content: "a" })}data: 42\n\n`), "upstream_garbled", null, "a"],
@@ -342,6 +359,48 @@ describe("a completion that fails", () => {
     expect(told(error)).not.toContain(KEY.slice(3, 11));
     expect(said).not.toHaveBeenCalled();
     await upstream.requests[0]?.closed;
+  });
+
+  test("a rejected key whose answer does not end: at once, and the call is given up", async () => {
+    upstream.next((_, res) => void res.writeHead(401).write("{"));
+    expect((await outcome(ask())).error?.code).toBe("upstream_key_rejected");
+    expect((await upstream.requests[0]?.closed)?.aborted).toBe(true);
+  });
+
+  test("an endless refusal: little of it is read, and the call is given up", async () => {
+    let produced = 0;
+    upstream.next((_, res) => {
+      res.writeHead(400);
+      const more = () => {
+        do produced += 65_536;
+        while (res.write("x".repeat(65_536)));
+        res.once("drain", more);
+      };
+      more();
+    });
+    expect((await outcome(ask())).error).toMatchObject({ code: "upstream_refused", upstreamCode: null });
+    expect((await upstream.requests[0]?.closed)?.aborted).toBe(true);
+    expect(produced).toBeLessThan(16 * 1024 * 1024);
+  });
+
+  test("a cut: a consumer that was slow still has all that came before it", async () => {
+    upstream.next(async (req, res, recorded) => {
+      await recorded.complete;
+      res.writeHead(200, { "content-type": "text/event-stream" });
+      for (let word = 0; word < 50; word++) {
+        res.write(chunk({ content: `word-${word} ` }));
+        await turn();
+      }
+      await new Promise((written) => res.write(": the last\n\n", written));
+      req.socket.end();
+    });
+    const completion = ask();
+    expect((await completion.next()).value).toBe("word-0 ");
+    await upstream.requests[0]?.closed;
+    for (let turns = 0; turns < 20; turns++) await turn();
+    const { text, error } = await outcome(completion);
+    expect(text).toMatch(/^word-1 .* word-49 $/);
+    expect(error?.code).toBe("upstream_reset");
   });
 
   test("an upstream that hangs: after its time, once, and the call is given up", async () => {
@@ -417,6 +476,15 @@ describe("another try", () => {
     };
     expect((await outcome(ask({ random }, own))).text).toBe(replyText);
     expect(waits).toHaveLength(1);
+  });
+
+  test("is not made where the connection broke after long work", async () => {
+    upstream.next(async (req) => {
+      await sleep(4_100);
+      req.socket.resetAndDestroy();
+    });
+    expect((await outcome(ask())).error?.code).toBe("upstream_reset");
+    expect(upstream.requests).toHaveLength(1);
   });
 
   test("waits longer the second time, more or less", async () => {
@@ -533,11 +601,15 @@ describe("an abort", () => {
 
   test("while the next try is waited for: it is not made", async () => {
     upstream.when(() => true, faults.status(429, "", { "retry-after": "5" }));
+    let abortedAt = 0;
     await aborted(async (abort) => {
       const request = await upstream.waitFor(1);
       await request.closed;
+      abortedAt = performance.now();
       abort();
     });
+    // Not when the five seconds are over.
+    expect(performance.now() - abortedAt).toBeLessThan(3_000);
     expect(upstream.requests).toHaveLength(1);
   });
 
@@ -605,7 +677,7 @@ describe("an abort", () => {
     for (const [, listener] of added.mock.calls) expect(removed.mock.calls.map(([, it]) => it)).toContain(listener);
   });
 
-  test("200 times, in each phase: no socket stays behind", async () => {
+  test("200 times, in each phase: no socket stays behind but what the next calls use", async () => {
     const own = modelAt(upstream.url);
     const before = openSockets();
     const phases = {
@@ -629,12 +701,15 @@ describe("an abort", () => {
       controller.abort(reason);
       await expect(hasText ? completion.next() : first).rejects.toBe(reason);
     };
+    const atOnce = 20;
     for (let round = 0; round < 10; round++) {
-      await Promise.all(Array.from({ length: 20 }, (_, i) => abortOne(_, 20 * round + i)));
+      await Promise.all(Array.from({ length: atOnce }, (_, i) => abortOne(_, atOnce * round + i)));
     }
     for (const { closed } of upstream.requests) expect((await closed).aborted).toBe(true);
-    await until(() => openSockets() <= before);
+    await until(() => openSockets() <= before + atOnce);
+    expect(upstream.requests).toHaveLength(10 * atOnce);
     await own.close();
+    await until(() => openSockets() <= before);
   });
 });
 
@@ -673,7 +748,7 @@ test("a consumer that does not read stops the upstream, and loses nothing when i
 /** Everything an error tells, its causes included, as a log would write it. */
 function told(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  return [error.message, error.stack, JSON.stringify(error), told(error.cause)].join("\n");
+  return [inspect(error, { depth: 5, showHidden: true }), JSON.stringify(error), told(error.cause)].join("\n");
 }
 
 async function closedPort(): Promise<number> {

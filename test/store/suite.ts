@@ -4,8 +4,11 @@ import { afterAll, beforeAll, describe, expect, expectTypeOf, test } from "vites
 import * as users from "../../lib/repo/users.ts";
 import { type Store, StoreError, storeError } from "../../lib/store/store.ts";
 import { at, newUser } from "./people.ts";
+import { chatsSuite } from "./suite-chats.ts";
 import { eventsSuite } from "./suite-events.ts";
+import { groupsSuite } from "./suite-groups.ts";
 import { ledgerSuite } from "./suite-ledger.ts";
+import { messagesSuite } from "./suite-messages.ts";
 import { peopleSuite } from "./suite-people.ts";
 
 /** An adapter under test: each call opens a store over new, empty data. */
@@ -26,6 +29,9 @@ export function storeSuite({ name, open }: Adapter): void {
     describe("people", () => peopleSuite(current));
     describe("ledger", () => ledgerSuite(current));
     describe("events", () => eventsSuite(current));
+    describe("groups", () => groupsSuite(current));
+    describe("chats", () => chatsSuite(current));
+    describe("messages", () => messagesSuite(current));
   });
 }
 

@@ -213,11 +213,17 @@ export async function refused(url: string, headers: Record<string, string> = {},
 }
 
 /** A connection that asks for a stream and reads nothing of it but the head, until told to. */
-export async function stalling(url: string, path: string, headers: Record<string, string>, more: string[] = []): Promise<Socket> {
+export async function stalling(
+  url: string,
+  path: string,
+  headers: Record<string, string>,
+  more: string[] = [],
+  method = "GET",
+): Promise<Socket> {
   const { hostname, port } = new URL(url);
   const socket = connect(Number(port), hostname);
   socket.on("error", () => {});
-  const lines = [`GET ${path} HTTP/1.1`, "Host: h", ...Object.entries(headers).map((pair) => pair.join(": ")), ...more];
+  const lines = [`${method} ${path} HTTP/1.1`, "Host: h", ...Object.entries(headers).map((pair) => pair.join(": ")), ...more];
   socket.write(`${lines.join("\r\n")}\r\n\r\n`);
   await once(socket, "readable");
   return socket;

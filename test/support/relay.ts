@@ -94,11 +94,11 @@ export const idOf = (line: Line): string => String(line.requestId);
 /** How many TCP connections this process has, whoever's they are; those that a pool keeps for later are not counted. */
 export const openSockets = (): number => process.getActiveResourcesInfo().filter((name) => name === "TCPSocketWrap").length;
 
-/** Turns of the event loop until it is so; fails after five seconds. */
-export async function until(is: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 5_000;
+/** Turns of the event loop until it is so; fails after five seconds, unless told otherwise. */
+export async function until(is: () => boolean | Promise<boolean>, patienceMs = 5_000): Promise<void> {
+  const deadline = performance.now() + patienceMs;
   while (!(await is())) {
-    if (performance.now() > deadline) throw new Error(`not so within 5 s: ${is}`);
+    if (performance.now() > deadline) throw new Error(`not so within ${patienceMs} ms: ${is}`);
     await turn();
   }
 }

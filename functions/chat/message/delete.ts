@@ -17,9 +17,12 @@ export const removeMessage = endpoint({
   errors: ["forbidden", "not_found"],
   run: async ({ grant: { caller, chat, messageId }, deps }) => {
     const key = { id: messageId, chatId: chat.id };
-    if (!(await messages.remove(deps.store, key, caller.userId)))
+    const message = await messages.find(deps.store, key);
+    if (message && ![message.userId, chat.ownerId].includes(caller.userId))
       throw new ApiError("forbidden", { message: "Only its author and the owner of the chat may delete a message." });
-    await tellToStop(deps, chat.id, [messageId], caller.userId);
+    if (!message || !(await messages.remove(deps.store, key, caller.userId))) throw new ApiError("not_found");
+    // A wish to stop outlives the message, and would stop another one that is given the same id.
+    if (message.state === "streaming") await tellToStop(deps, chat.id, [messageId], caller.userId);
     await announce(deps, chat.id, { t: "deleted", id: messageId });
     return {};
   },

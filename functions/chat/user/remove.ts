@@ -17,7 +17,6 @@ export const removeUsers = endpoint({
   run: async ({ grant: { chat, userIds }, deps }) => {
     const removed = await chats.removeUsers(deps.store, chat.id, userIds);
     await announce(deps, chat.id, { t: "member", added: [], removed });
-    deps.membership.check();
     return { users: participantsView(await chats.participants(deps.store, chat.id)) };
   },
 });

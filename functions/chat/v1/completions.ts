@@ -11,24 +11,28 @@ const BODY_KEYS = 100_000;
 
 const part = z.looseObject({ type: z.string(), text: z.string().optional() });
 const turn = z.looseObject({ role: z.string(), content: z.union([z.string(), z.array(part)]).nullish() });
-const number = z.number();
+const number = z.number().nullish();
 
 /** What is passed on to the model as it is. */
 const options = z.object({
-  temperature: number.optional(),
-  top_p: number.optional(),
-  max_tokens: number.optional(),
-  max_completion_tokens: number.optional(),
-  presence_penalty: number.optional(),
-  frequency_penalty: number.optional(),
-  seed: number.optional(),
+  temperature: number,
+  top_p: number,
+  max_tokens: number,
+  max_completion_tokens: number,
+  presence_penalty: number,
+  frequency_penalty: number,
+  seed: number,
   stop: z.union([z.string(), z.array(z.string())]).nullish(),
-  logit_bias: z.record(z.string(), number).nullish(),
+  logit_bias: z.record(z.string(), z.number()).nullish(),
   reasoning_effort: z.string().nullish(),
   verbosity: z.string().nullish(),
   response_format: z.looseObject({ type: z.string() }).optional(),
   service_tier: z.string().nullish(),
+  prediction: z.looseObject({ type: z.string() }).nullish(),
+  web_search_options: z.looseObject({}).optional(),
 });
+
+const NOT_HERE = "cannot be used in a chat";
 
 const input = z.object({
   ...ofChat,
@@ -39,8 +43,10 @@ const input = z.object({
   ...options.shape,
   // What a chat cannot keep is refused rather than left out.
   n: z.literal(1, "is not 1: a chat keeps one reply").nullish(),
-  tools: z.array(z.unknown()).max(0, "cannot be used in a chat").nullish(),
-  functions: z.array(z.unknown()).max(0, "cannot be used in a chat").nullish(),
+  tools: z.array(z.unknown()).max(0, NOT_HERE).nullish(),
+  functions: z.array(z.unknown()).max(0, NOT_HERE).nullish(),
+  modalities: z.array(z.literal("text", NOT_HERE)).nullish(),
+  logprobs: z.literal(false, NOT_HERE).nullish(),
 });
 type Input = z.output<typeof input>;
 
@@ -67,18 +73,25 @@ export const completions = endpoint({
       claimed,
       options: prompting.options,
       partial: stream !== null,
+      account: reply.account,
       ...(stream && { onText: (text) => stream.add(text) }),
-    });
-    reply.account(answered.known);
+    }).catch(refuseRetry);
     await stream?.end(answered.message, answered.finishReason);
     return completionOf(answered.message, answered.finishReason);
   },
 });
 
+/** OpenAI's clients send what failed again by themselves, and everybody would read the prompt twice: it is in the chat by now. */
+function refuseRetry(error: unknown): never {
+  if (error instanceof ApiError) error.headers["x-should-retry"] = "false";
+  throw error;
+}
+
 /** The text of the last message that the user sent; what came before it is in the chat's own memory. */
 function lastPrompt(messages: Input["messages"]): string {
   const last = messages.findLast(({ role }) => role === "user");
-  const content = last?.content ?? "";
+  if (!last) throw new ApiError("invalid_input", { message: "messages holds none of the user.", param: "messages" });
+  const content = last.content ?? "";
   const parts = typeof content === "string" ? [{ type: "text", text: content }] : content;
   if (parts.some(({ type }) => type !== "text"))
     throw new ApiError("invalid_input", { message: "messages holds something other than text.", param: "messages" });
