@@ -1,7 +1,7 @@
 import { hash, randomBytes } from "node:crypto";
 import { crc32 } from "node:zlib";
 
-/** A session's token begins with `pgs_`, an API key with `pgk_`, a ticket to one stream with `pgt_`; then 32 random bytes and a checksum. */
+/** A session's token begins with `pgs_`, an API key with `pgk_`, a ticket with `pgt_`; then 32 random bytes and a checksum. */
 export type TokenKind = "session" | "key" | "ticket";
 export type Minted = { token: string; hash: string; hint: string };
 

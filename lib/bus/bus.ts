@@ -16,11 +16,12 @@ export type Author = {
 /** What became of a frame, and who asked for the reply to be stopped. */
 export type Appended = {
   /**
-   * `appended`: it is in the log. `seen`: its number was there before. `taken`: the reply was settled by somebody else in the
-   * meantime. `forgotten`: the bus knows nothing of this reply (its lease ran out, or the bus lost its memory), so that only a
-   * frame that `opens` is taken.
+   * `appended`: it is in the log. `seen`: its number was there before, or there was only a lease to renew. `taken`: the reply
+   * was settled by somebody else in the meantime, or is another producer's. `forgotten`: the bus knows nothing of this reply
+   * (its lease ran out, or the bus lost its memory), so that only a frame that `opens` is taken.
    */
   status: "appended" | "seen" | "taken" | "forgotten";
+  /** The entry's, also where the frame that was seen is the last one that was appended. */
   id: string | null;
   stoppedBy: string | null;
 };
@@ -47,16 +48,20 @@ export type Bus = {
   readonly kind: "memory" | "redis" | "upstash";
   /**
    * In one step: drops the frame where it was seen or its reply taken, else adds it to the chat's log, delivers it, and renews
-   * the reply's lease. Answers also who wants the reply stopped. `text` is one line; null renews the lease alone.
+   * the reply's lease. Answers also who wants the reply stopped. `text` is one line; null renews the lease alone. After a
+   * `BusError` the frame may be in the log or not: it can be repeated, and without an author it may then be there twice.
    */
   append(chat: string, text: string | null, author?: Author): Promise<Appended>;
   /** The log of a chat behind an entry, or all of it (`null`). Null: that entry is not in the log any more. */
   since(chat: string, after: string | null): Promise<Entry[] | null>;
-  /** Resolves when deliveries have begun; what comes later is never missed without `missed` being called. */
+  /** Resolves when deliveries have begun, maybe just after the first; what comes later is never missed without `missed`. */
   subscribe(chat: string, listener: Listener): Promise<Subscription>;
   /** Asks the producer of a reply to stop; it learns of it with its next `append`. */
   stop(chat: string, generation: string, userId: string): Promise<void>;
-  /** Takes a reply whose lease ran out, so that its producer can add nothing more. False while it is held, or somebody was faster. */
+  /**
+   * Takes a reply whose lease ran out, so that its producer can add nothing more. False while it is held, or somebody was
+   * faster. Who takes it holds it for a lease: if nothing comes of that, or the answer was lost, it can be taken once more.
+   */
   take(chat: string, generation: string): Promise<boolean>;
   ping(): Promise<void>;
   close(): Promise<void>;

@@ -59,10 +59,11 @@ class Subscriptions {
       await client.subscribe(channel);
     };
     const leave = () => {
+      // A second time it would take the channel from the attempt that has it by then.
+      if (isLeft) return;
       isLeft = true;
       end();
-      // By now the channel may be another attempt's.
-      if (!subscribed || this.#channels.get(channel) !== subscribed) return;
+      if (!subscribed) return;
       this.#channels.delete(channel);
       // A connection that is gone has no subscriptions.
       subscribed.client.unsubscribe(channel).catch(() => {});

@@ -43,11 +43,18 @@ export class Audience {
     return true;
   }
 
+  /** What was said behind the frame with this id; null where that one is not kept. */
+  behind(after: string): Frame[] | null {
+    const index = this.#kept.findLastIndex(({ id }) => id === after);
+    return index < 0 ? null : this.#kept.slice(index + 1);
+  }
+
   /** Seats a viewer who gets nothing yet; what is said from now on follows what the answer is called with. */
   hold(viewer: Viewer): (first: Frame[]) => void {
     const seat = this.#sit(viewer, [], this.#start + this.#kept.length);
     seat.full = true;
     return (first) => {
+      if (!this.#seats.has(seat)) return;
       Object.assign(seat, { first, full: false });
       this.#catchUp(seat);
     };
@@ -58,8 +65,11 @@ export class Audience {
     viewer.onDrain = null;
   }
 
+  /** A viewer has one seat, however often they ask for one, and none once they have left. */
   #sit(viewer: Viewer, first: Frame[], next: number): Seat {
+    this.leave(viewer);
     const seat: Seat = { viewer, first, next, full: false };
+    if (viewer.closed) return seat;
     this.#seats.add(seat);
     viewer.onDrain = () => {
       seat.full = false;

@@ -4,7 +4,7 @@ import type { Viewer } from "../http/viewer.ts";
 import { describeError } from "../log.ts";
 import * as messages from "../repo/messages.ts";
 import { Audience } from "./audience.ts";
-import { historyFrames, resetFrame } from "./frames.ts";
+import { historyFrames, isPiece, resetFrame } from "./frames.ts";
 import { Replies, type Reply } from "./replies.ts";
 import { settle } from "./settle.ts";
 import { parseTold } from "./told.ts";
@@ -66,6 +66,15 @@ export class Channel {
     if (after === null) this.#audience.seat(viewer, null, this.#replies.soFar(this.#lastId));
     else if (after === this.#lastId) this.#audience.seat(viewer, null);
     else if (!this.#audience.seat(viewer, after)) await this.#seatAnew(viewer);
+  }
+
+  /** The same for one who was sent something: no piece comes twice, for what has ended is said whole, and what runs begins anew. */
+  async resume(viewer: Viewer, after: string): Promise<void> {
+    await this.#ready;
+    while (this.#loading) await this.#loading;
+    const missed = after === this.#lastId ? [] : this.#audience.behind(after);
+    if (!missed) return this.#seatAnew(viewer);
+    this.#audience.seat(viewer, null, [...missed.filter((it) => !isPiece(it)), ...this.#replies.soFar(this.#lastId)]);
   }
 
   detach(viewer: Viewer): void {

@@ -29,6 +29,9 @@ export class Named {
   }
 }
 
+/** Whether a frame says only some of a reply. */
+export const isPiece = ({ data }: Frame): boolean => data.endsWith(',"partial":true}');
+
 /** What a client that listens for it is told before the last frame of a reply that did not end by itself; null for others. */
 export function endingFrame({ id, state, by, code }: Pick<Ended, "id" | "state" | "by" | "code">): Frame | null {
   if (state === "stopped") return new Frame(JSON.stringify({ message: { id }, user_id: by }), { event: "stopped" });

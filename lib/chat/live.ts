@@ -1,5 +1,6 @@
 import type { Deps } from "../deps.ts";
 import type { Viewer } from "../http/viewer.ts";
+import { describeError } from "../log.ts";
 import { Channel } from "./channel.ts";
 
 /** How often what is running is looked after. */
@@ -54,12 +55,14 @@ export function createLive(deps: Pick<Deps, "bus" | "store" | "log" | "now"> & {
         channel.detach(viewer);
         release();
       };
-      const sit = async (after: string | null) => {
+      viewer.onResume = (id) => {
         channel.detach(viewer);
-        await channel.attach(viewer, after);
+        channel.resume(viewer, id).catch((error: unknown) => {
+          deps.log({ severity: "ERROR", message: "stream not resumed", ...describeError(error) });
+          viewer.end("internal");
+        });
       };
-      viewer.onResume = (id) => void sit(id);
-      await sit(viewer.lastEventId).catch((error) => {
+      await channel.attach(viewer, viewer.lastEventId).catch((error) => {
         detach();
         throw error;
       });

@@ -1,7 +1,10 @@
 import type { Frame } from "../http/frame.ts";
 import type { Viewer } from "../http/viewer.ts";
 
-/** What one viewer is sent in an answer of their own. A slow one gets it later, and the text that has gathered in one piece. */
+/** The most text in one frame, in UTF-16 units: some clients read no longer lines, and others read long ones slowly. */
+const MOST = 16_384;
+
+/** What one viewer is sent in an answer of their own. A slow one gets it later, and the text that has gathered in few pieces. */
 export class Outbox {
   readonly #viewer: Viewer;
   readonly #frameOf: (text: string) => Frame;
@@ -26,8 +29,7 @@ export class Outbox {
   }
 
   say(...frames: Frame[]): void {
-    const gathered = this.#gathered();
-    if (gathered) this.#frames.push(gathered);
+    for (let piece = this.#gathered(); piece; piece = this.#gathered()) this.#frames.push(piece);
     this.#frames.push(...frames);
     this.#flush();
   }
@@ -41,10 +43,11 @@ export class Outbox {
     }
   }
 
+  /** As much of the text that has gathered as a frame takes, without half a character. */
   #gathered(): Frame | null {
-    const frame = this.#text === "" ? null : this.#frameOf(this.#text);
-    this.#text = "";
-    return frame;
+    const text = this.#text.slice(0, MOST).replace(/[\uD800-\uDBFF]$/, "");
+    this.#text = this.#text.slice(text.length);
+    return text === "" ? null : this.#frameOf(text);
   }
 
   #flush(): void {

@@ -64,6 +64,7 @@ export function createPublisher(
   let running = false;
   let over = false;
   let timer: NodeJS.Timeout | undefined;
+  let lastTry: NodeJS.Timeout | undefined;
   let flushedMs = Number.NEGATIVE_INFINITY;
   let resolveEnd = () => {};
   const whenOver = new Promise<void>((resolve) => {
@@ -111,14 +112,14 @@ export function createPublisher(
       if (stoppedBy !== null) onStop(stoppedBy);
       if (status === "taken") taken = true;
       else if (status === "forgotten") pending = anew();
-      else over = last;
+      else if (last) over = true;
     } catch (error) {
       unheard = true;
       // The frame stays pending. A bus that is down is known to be, and the store has the reply in the end.
       if (!(error instanceof BusError)) log({ severity: "ERROR", message: "frame not sent", ...describeError(error) });
     }
     running = false;
-    if (over) resolveEnd();
+    if (over) finish();
     else schedule();
   };
   const schedule = () => {
@@ -132,9 +133,10 @@ export function createPublisher(
     if (news && dueMs <= nowMs) void flush();
     else timer = setTimeout(flush, Math.max(1, dueMs - nowMs)).unref();
   };
-  const giveUp = () => {
+  const finish = () => {
     over = true;
     clearTimeout(timer);
+    clearTimeout(lastTry);
     resolveEnd();
   };
 
@@ -152,12 +154,12 @@ export function createPublisher(
       closing = final ? ended(final) : { t: "deleted", id: generation };
       schedule();
       const late = setTimeout(resolveEnd, END_PATIENCE_MS);
-      setTimeout(giveUp, END_TRIED_MS).unref();
+      lastTry = setTimeout(finish, END_TRIED_MS).unref();
       await whenOver;
       clearTimeout(late);
     },
     close: () => {
-      if (!closing) giveUp();
+      if (!closing) finish();
     },
     get unheard() {
       return unheard;

@@ -67,7 +67,7 @@ async function readAhead(req: IncomingMessage, limit: number): Promise<Body> {
   }
 }
 
-/** The tokens and tickets that the query and the body name. In what cannot be read there are none; it is refused for that later. */
+/** The tokens and tickets that query and body name. In what cannot be read there are none; it is refused for that later. */
 function tokensIn(req: IncomingMessage, query: string, body: Body): string[] {
   const found: string[] = [];
   for (const read of [() => parseForm(query), () => fieldsOf(req, body())]) {

@@ -25,11 +25,7 @@ export async function streamedAnswer(
   const viewer = new SseAnswer(res, headers, null);
   const remove = viewers.add(viewer);
   // The handler goes on; only its caller hears no more.
-  const sessionEnded = () => {
-    viewer.end("session_ended");
-    if (viewer.begun) viewer.finish();
-  };
-  const unwatch = caller && deps.revocation.watch(caller.sessionId, sessionEnded);
+  const unwatch = caller && deps.revocation.watch(caller.sessionId, () => viewer.abandon("session_ended"));
   return {
     viewer,
     finish: () => {

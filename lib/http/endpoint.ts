@@ -69,7 +69,7 @@ export type Endpoint<Name extends string, Input extends z.ZodObject, Output exte
   readonly bodyLimit: number;
   /** The most values in a JSON body, where that is not the usual. */
   readonly bodyKeys?: number;
-  /** True where a client that prefers `text/event-stream` gets the answer as it comes into being, or what of the input asks for that. */
+  /** True where a client that prefers `text/event-stream` gets the answer as it comes into being; or the input that asks for it. */
   readonly streams?: true | ((input: z.output<Input>) => boolean);
   run(context: Context<z.output<Input>, Grant>): z.input<Output> | Promise<z.input<Output>>;
 };

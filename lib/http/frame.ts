@@ -1,6 +1,6 @@
 const TEXT = 0x81;
 
-/** One message of a stream, encoded once however many get it: what it makes for a transport is shared by all, and never changed. */
+/** One message of a stream, encoded once however many get it: the bytes for a transport are shared by all, and never changed. */
 export class Frame {
   readonly id: string | null;
   readonly event: string | null;

@@ -119,7 +119,7 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps, l
       viewers.rotate();
       deps.generations.endWithin(deadlineMs - KEEP_MS);
       for (const res of running) res.shouldKeepAlive = false;
-      // To an HTTP server a connection is idle once its answer was ended, also while the client still reads; so its own `close` comes last.
+      // To an HTTP server a connection is idle once its answer was ended, even if it is still being read: its own `close` comes last.
       const closed = new Promise<void>((resolve) => NetServer.prototype.close.call(server, () => resolve()));
       const idle = setInterval(() => [...running].some(isGoingOut) || server.closeIdleConnections(), 50);
       const deadline = setTimeout(() => {

@@ -6,7 +6,7 @@ import { ApiError } from "./error.ts";
 /** What answers on one path, by method. Null: a probe, which answers for itself. */
 export type Methods = ReadonlyMap<string, AnyEndpoint | AnyStream | null>;
 
-/** The paths of functions that are served together. A path stands there with its function's name in front, and, where one function stands alone, without. */
+/** The paths of functions that are served together: each with its function's name in front, and without where one stands alone. */
 export function routesOf(functions: readonly FunctionSpec[]): Map<string, Methods> {
   const routes = new Map<string, Map<string, AnyEndpoint | AnyStream>>();
   const add = (path: string, method: string, entry: AnyEndpoint | AnyStream) => {

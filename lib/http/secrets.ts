@@ -3,10 +3,10 @@ const SECRETS = /(token|ticket|password|secret|signup_code|api[-_]?key)$/i;
 const SPEECH = /^(prompt|content)$/i;
 const TOKEN = /pg[skt]_[A-Za-z0-9_-]{20}/;
 
-/** Whether a field holds a secret or what somebody said, by its name. Addresses are kept, in logs and elsewhere; bodies need not be. */
+/** Whether a field, by its name, holds a secret or what somebody said: addresses are kept, in logs and elsewhere. */
 export const belongsInBody = (name: string): boolean => SECRETS.test(name) || SPEECH.test(name);
 
-/** A query as it may be kept: the values of what belongs into a body are left out, and so is a token of ours under whatever name. */
+/** A query as it may be kept: what belongs into a body is left out, and so is a token of ours under whatever name. */
 export function withoutSecrets(query: string): string {
   if (!query.includes("=")) return query;
   return query

@@ -47,14 +47,15 @@ async function begin(asked: StreamRequest, viewers: Viewers, deps: Deps): Promis
     }
     const viewer = newViewer(lastEventId(req, input));
     const unwatch = call.caller && deps.revocation.watch(call.caller.sessionId, () => viewer.end("session_ended"));
-    let close: () => void;
+    let close = () => {};
     try {
       close = await entry.open({ grant, input, call, deps, viewer });
+      viewer.begin();
     } catch (thrown) {
       unwatch?.();
+      close();
       throw thrown;
     }
-    viewer.begin();
     const remove = viewers.add(viewer);
     forget(req, event);
     const detach = () => {
@@ -102,7 +103,7 @@ function endingOf({ begun, status }: SocketViewer, errorCode: Ending["errorCode"
   return begun ? { status, errorCode } : { status: gone, errorCode: errorCode ?? code };
 }
 
-/** How the client wants it. The WebSocket library is loaded when one is first asked for. Throws what its handshake is refused for. */
+/** How the client wants it. The WebSocket library is loaded when one is first asked for. Throws for a handshake that is wrong. */
 async function viewerFor({ req, res, head }: StreamRequest, headers: Headers): Promise<(last: string | null) => SocketViewer> {
   if (!head) return (last) => new SseViewer(res, headers, last);
   const { checkHandshake, WsViewer } = await import("./ws.ts");

@@ -114,7 +114,8 @@ export abstract class SocketViewer implements Viewer {
     this.#close({ errorCode: null });
   }
 
-  protected write(bytes: Buffer): void {
+  /** A sign of life does not make the connection full: who sends would not have been told, and lose the next frame. */
+  protected write(bytes: Buffer, fills = true): void {
     const socket = this.#socket;
     this.#sentBytes += bytes.length;
     if (socket === null) {
@@ -127,7 +128,7 @@ export abstract class SocketViewer implements Viewer {
     socket.write(bytes);
     // What is only held back until the end of the turn does not make it full.
     if (socket.writableLength > FULL_BYTES) socket.uncork();
-    if (socket.writableLength > FULL_BYTES && this.fullSinceMs === null) {
+    if (fills && socket.writableLength > FULL_BYTES && this.fullSinceMs === null) {
       this.fullSinceMs = performance.now();
       socket.once("drain", () => this.#drained());
     }

@@ -77,7 +77,7 @@ export class WsViewer extends SocketViewer {
       return;
     }
     this.#unanswered++;
-    this.write(PING.ws);
+    this.write(PING.ws, false);
     this.#ws?.ping();
   }
 
@@ -92,8 +92,8 @@ export class WsViewer extends SocketViewer {
   }
 
   /** Behind a close frame, whoever sent it, comes nothing. */
-  protected override write(bytes: Buffer): void {
-    if (this.#ws === null || this.#ws.readyState === WebSocket.OPEN) super.write(bytes);
+  protected override write(bytes: Buffer, fills?: boolean): void {
+    if (this.#ws === null || this.#ws.readyState === WebSocket.OPEN) super.write(bytes, fills);
   }
 
   #accepted(ws: WebSocket, socket: Socket): void {

@@ -1,6 +1,7 @@
-import { and, asc, type Column, desc, eq, getTableColumns, gt, inArray, is, lt, or, SQL, sql, type Table } from "drizzle-orm";
+import { and, asc, desc, eq, gt, inArray, lt, or, type SQL, sql } from "drizzle-orm";
 import { ApiError } from "../http/error.ts";
 import type { Store } from "../store/store.ts";
+import { valuesOf } from "../store/values.ts";
 
 /** A chat as those see it who may. `shared`: others than its owner take part. */
 export type ChatView = Store["chats"]["$inferSelect"] & { shared: boolean };
@@ -161,26 +162,37 @@ export async function users({ db, users, chatUsers }: Store, chatId: string): Pr
     .where(eq(chatUsers.chatId, chatId));
 }
 
-/** Adds users to a chat, where it is still there; who takes part already is left as is. */
-export async function addUsers(store: Store, chatId: string, userIds: readonly string[], at: Date): Promise<void> {
+/** Adds users to a chat, where it is still there, and still the chat of `by`, where one asks: else throws `not_found`. */
+export async function addUsers(store: Store, chatId: string, userIds: readonly string[], at: Date, by?: string): Promise<void> {
   const { chats, chatUsers, users } = store;
-  const rows = sql`select ${chats.id}, ${users.id}, ${typed(at, chatUsers.createdAt)} from ${chats} join ${users}
-    on ${inArray(users.id, [...userIds])} where ${chats.id} = ${chatId}`;
-  await store.atomic((q) => [
+  const theirs = and(eq(chats.id, chatId), by === undefined ? undefined : eq(chats.ownerId, by));
+  const row = { chatId: sql`${chats.id}`, userId: sql`${users.id}`, createdAt: at };
+  const rows = sql`select ${valuesOf(chatUsers, row)} from ${chats} join ${users} on ${inArray(users.id, [...userIds])}
+    where ${theirs}`;
+  const [taken] = await store.atomic((q) => [
     // It takes the chat, so that it is not deleted in between, and two who add the same people do not wait for each other.
-    take(q, store, eq(chats.id, chatId)),
+    take(q, store, theirs).returning({ id: chats.id }),
     q
       .insert(chatUsers)
       .select(rows as never)
       .onConflictDoNothing(),
   ]);
+  if (by !== undefined && taken.length === 0) throw new ApiError("not_found");
 }
 
-/** Removes users of a chat; answers who was one. Its owner and the members of its group go on seeing it. */
-export async function removeUsers({ db, chatUsers }: Store, chatId: string, userIds: readonly string[]): Promise<string[]> {
+/** Removes users of a chat; answers who was one. `by`: who asks, and removes others only while they own it. */
+export async function removeUsers(store: Store, chatId: string, userIds: readonly string[], by?: string): Promise<string[]> {
+  const { db, chatUsers } = store;
+  const owner = sql`exists (select 1 from chats c where c.id = ${chatId} and c.owner_id = ${by})`;
   const gone = await db
     .delete(chatUsers)
-    .where(and(eq(chatUsers.chatId, chatId), inArray(chatUsers.userId, [...userIds])))
+    .where(
+      and(
+        eq(chatUsers.chatId, chatId),
+        inArray(chatUsers.userId, [...userIds]),
+        by === undefined ? undefined : or(eq(chatUsers.userId, by), owner),
+      ),
+    )
     .returning({ userId: chatUsers.userId });
   return gone.map(({ userId }) => userId);
 }
@@ -234,15 +246,3 @@ export const take = (q: Store["db"], { chats }: Store, which: SQL | undefined) =
     .update(chats)
     .set({ lastSeq: sql`${chats.lastSeq}` })
     .where(which);
-
-/** A row as an insert takes it from a `select`: in the order of its table's columns, each value of its column's type. */
-export const valuesOf = <T extends Table>(table: T, row: { [K in keyof T["$inferSelect"]]: T["$inferSelect"][K] | SQL }): SQL => {
-  const values = Object.entries(getTableColumns(table)).map(([key, column]) => {
-    const value = row[key as keyof typeof row];
-    return is(value, SQL) ? value : typed(value, column);
-  });
-  return sql.join(values, sql`, `);
-};
-
-/** A value of a `select`, whose type Postgres would not know. */
-const typed = (value: unknown, column: Column): SQL => sql`cast(${sql.param(value, column)} as ${sql.raw(column.getSQLType())})`;

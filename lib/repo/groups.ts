@@ -1,6 +1,8 @@
 import { and, asc, type Column, eq, exists, gt, inArray, notInArray, sql } from "drizzle-orm";
+import { ApiError } from "../http/error.ts";
 import type { Store } from "../store/store.ts";
-import { take, valuesOf } from "./chats.ts";
+import { valuesOf } from "../store/values.ts";
+import { take } from "./chats.ts";
 
 export type Role = "owner" | "member";
 /** A group as one of its members sees it. */
@@ -92,27 +94,46 @@ export async function members({ db, groupMembers, users }: Store, groupId: strin
     .orderBy(sql`${groupMembers.role} desc`, asc(username));
 }
 
-/** Adds users to a group, where it is still there. Who is a member stays one; `owner` makes an owner of them too. */
-export async function addMembers(store: Store, groupId: string, userIds: readonly string[], role: Role, at: Date): Promise<void> {
+/**
+ * Adds users to a group, where it is still there. Who is a member stays one; `owner` makes an owner of them too. Where it is
+ * said who asks, throws `not_found` unless they are an owner still.
+ */
+export async function addMembers(
+  store: Store,
+  groupId: string,
+  userIds: readonly string[],
+  role: Role,
+  at: Date,
+  by?: string,
+): Promise<void> {
   const { groups, groupMembers, users } = store;
   const target = [groupMembers.groupId, groupMembers.userId];
   const row = { groupId: sql`${groups.id}`, userId: sql`${users.id}`, role, createdAt: at };
+  const theirs = and(eq(groups.id, groupId), by === undefined ? undefined : ownedBy(store, by));
   const rows = sql`select ${valuesOf(groupMembers, row)} from ${groups} join ${users} on ${inArray(users.id, [...userIds])}
-    where ${groups.id} = ${groupId}`;
-  await store.atomic((q) => {
+    where ${theirs}`;
+  const [taken] = await store.atomic((q) => {
     const insert = q.insert(groupMembers).select(rows as never);
     return [
-      q.update(groups).set({ updatedAt: at }).where(eq(groups.id, groupId)),
+      q.update(groups).set({ updatedAt: at }).where(theirs).returning({ id: groups.id }),
       role === "owner" ? insert.onConflictDoUpdate({ target, set: { role } }) : insert.onConflictDoNothing(),
-    ];
+    ] as const;
   });
+  if (by !== undefined && taken.length === 0) throw new ApiError("not_found");
 }
 
 /**
  * Removes members of a group, from its chats too; chats of theirs in the group become those of its longest owner. False, and
- * nothing changes, where no owner would be left. Who is not a member is left alone.
+ * nothing changes, where no owner would be left. Who is not a member is left alone. Where it is said who asks, throws
+ * `not_found` unless they are an owner still, or remove themselves alone.
  */
-export async function removeMembers(store: Store, groupId: string, userIds: readonly string[], at: Date): Promise<boolean> {
+export async function removeMembers(
+  store: Store,
+  groupId: string,
+  userIds: readonly string[],
+  at: Date,
+  by?: string,
+): Promise<boolean> {
   const { groups, groupMembers, chats, chatUsers } = store;
   const gone = [...userIds];
   const goes = (userId: Column) =>
@@ -122,14 +143,18 @@ export async function removeMembers(store: Store, groupId: string, userIds: read
     );
   const staying = sql`from group_members o where o.group_id = ${groupId} and o.role = 'owner' and ${notInArray(sql`o.user_id`, gone)}`;
   const heir = sql`(select o.user_id ${staying} order by o.created_at, o.user_id limit 1)`;
-  const anotherOwner = sql`exists (select 1 ${staying})`;
+  const leaving = by === undefined || gone.every((id) => id === by);
+  const owner = sql`exists (select 1 from group_members b where b.group_id = ${groupId} and b.user_id = ${by} and b.role = 'owner')`;
+  const mayAsk = leaving ? undefined : owner;
+  const anotherOwner = and(sql`exists (select 1 ${staying})`, mayAsk);
   const ofGroup = eq(chats.groupId, groupId);
-  const [, , , , left] = await store.atomic((q) => [
+  const [taken, , , , left] = await store.atomic((q) => [
     // Two owners who remove each other at the same time come one after the other.
     q
       .update(groups)
       .set({ updatedAt: sql`case when ${anotherOwner} then ${sql.param(at, groups.updatedAt)} else ${groups.updatedAt} end` })
-      .where(eq(groups.id, groupId)),
+      .where(and(eq(groups.id, groupId), mayAsk))
+      .returning({ id: groups.id }),
     // Chats before their users, as where a chat is deleted; members last, because it is their membership that the rest goes by.
     q
       .update(chats)
@@ -150,6 +175,7 @@ export async function removeMembers(store: Store, groupId: string, userIds: read
       .from(groupMembers)
       .where(and(eq(groupMembers.groupId, groupId), inArray(groupMembers.userId, gone))),
   ]);
+  if (by !== undefined && taken.length === 0) throw new ApiError("not_found");
   return left.length === 0;
 }
 

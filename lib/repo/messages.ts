@@ -1,6 +1,7 @@
 import { and, desc, eq, exists, getTableColumns, gt, gte, isNotNull, lt, not, or, type SQL, sql } from "drizzle-orm";
 import type { Store } from "../store/store.ts";
-import { type ChatView, columns as chatColumns, notBefore, take, valuesOf, visibleTo } from "./chats.ts";
+import { valuesOf } from "../store/values.ts";
+import { type ChatView, columns as chatColumns, notBefore, take, visibleTo } from "./chats.ts";
 
 export type Message = Store["messages"]["$inferSelect"];
 export type MessageState = Message["state"];
@@ -167,9 +168,13 @@ export async function page(store: Store, chatId: string, before: number | undefi
 export async function changedSince(store: Store, chatId: string, since: Date, limit: number): Promise<MessageView[]> {
   const { db, chats, messages } = store;
   const lastSeq = db.select({ lastSeq: chats.lastSeq }).from(chats).where(eq(chats.id, chatId));
-  return selectView(db, store)
-    .where(and(eq(messages.chatId, chatId), gt(messages.seq, sql`${lastSeq} - ${limit}`), gte(messages.updatedAt, since)))
-    .orderBy(messages.seq);
+  return (
+    selectView(db, store)
+      .where(and(eq(messages.chatId, chatId), gt(messages.seq, sql`${lastSeq} - ${limit}`), gte(messages.updatedAt, since)))
+      .orderBy(messages.seq)
+      // There are no more than that; it is said for Postgres, which would else prepare for a third of the chat.
+      .limit(limit)
+  );
 }
 
 /** The replies of a chat that are being made, as far as the store knows. */
@@ -178,13 +183,14 @@ export async function running(store: Store, chatId: string): Promise<MessageView
   return selectView(db, store).where(and(eq(messages.chatId, chatId), STREAMING));
 }
 
-/** Deletes a message, for its author or its chat's owner; false when there is none of theirs. */
+/** Deletes a message, for its author, while they see it, or its chat's owner; false when there is none of theirs. */
 export async function remove(store: Store, key: Key, userId: string): Promise<boolean> {
   const { db, messages, chats } = store;
   const owner = sql`exists (select 1 from ${chats} c where c.id = ${key.chatId} and c.owner_id = ${userId})`;
+  const seen = sql`exists (select 1 from ${chats} where ${chats.id} = ${key.chatId} and ${visibleTo(store, userId)})`;
   const gone = await db
     .delete(messages)
-    .where(and(isKey(store, key), or(eq(messages.userId, userId), owner)))
+    .where(and(isKey(store, key), or(and(eq(messages.userId, userId), seen), owner)))
     .returning({ id: messages.id });
   return gone.length > 0;
 }

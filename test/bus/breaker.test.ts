@@ -26,6 +26,7 @@ describe("breaker", () => {
   test("after a failure everything fails at once, until one trial succeeds", async () => {
     const breaker = new Breaker(1_000);
     expect(await breaker.run(working)).toBe("well");
+    expect(vi.getTimerCount()).toBe(0);
     expect(await causeOf(breaker.run(failing))).toBe("refused");
     const unasked = vi.fn(working);
     expect(await causeOf(breaker.run(unasked))).toBe(OPEN);
@@ -227,7 +228,7 @@ describe("line", () => {
   });
 
   test("a renewal cuts the line and dials at once, and not again while that is under way", async () => {
-    const { line, attempts, last, turn, onUp } = openLine();
+    const { line, attempts, last, turn, onUp, pauseMs } = openLine();
     last().stand();
     await turn();
     line.renew();
@@ -241,6 +242,12 @@ describe("line", () => {
     last().stand();
     await turn();
     expect([line.isUp, onUp.mock.calls.length]).toEqual([true, 2]);
+    last().end();
+    await turn();
+    expect(await pauseMs()).toBe(50);
+    last().fail();
+    await turn();
+    expect(await pauseMs()).toBe(100);
     line.close();
   });
 
@@ -254,6 +261,12 @@ describe("line", () => {
     expect([attempts.length, last().left > 0, onUp.mock.calls.length]).toEqual([1, true, 0]);
     await vi.advanceTimersByTimeAsync(60_000);
     expect(attempts.length).toBe(1);
+    const standing = openLine();
+    standing.last().stand();
+    await standing.turn();
+    standing.line.close();
+    await standing.turn();
     expect(vi.getTimerCount()).toBe(0);
+    expect([standing.line.isUp, standing.last().left]).toEqual([false, 1]);
   });
 });

@@ -27,7 +27,7 @@ export class Reader implements Listener {
   fills = 0;
   readonly #bus: Bus;
   readonly #chat: string;
-  #filling: Promise<void> | null = null;
+  #filling = false;
   #again = false;
 
   constructor(bus: Bus, chat: string) {
@@ -40,9 +40,9 @@ export class Reader implements Listener {
   }
 
   entry(entry: Entry): void {
-    if (this.#filling || (this.last !== null && !isBehind(entry.id, this.last))) {
-      this.#again = true;
-    } else if (entry.prev === this.last) {
+    if (this.last !== null && !isBehind(entry.id, this.last)) return;
+    if (this.#filling) this.#again = true;
+    else if (entry.prev === this.last) {
       this.entries.push(entry);
       this.delivered++;
     } else this.missed();
@@ -50,12 +50,12 @@ export class Reader implements Listener {
 
   missed(): void {
     this.#again = true;
-    this.#filling ??= this.#fill().finally(() => {
-      this.#filling = null;
-    });
+    if (!this.#filling) void this.#fill();
   }
 
+  /** In one turn it finds that there is no more to read and lets entries in again, so that none falls in between. */
   async #fill(): Promise<void> {
+    this.#filling = true;
     while (this.#again) {
       this.#again = false;
       this.fills++;
@@ -63,6 +63,7 @@ export class Reader implements Listener {
       if (behind === null) throw new Error(`the log ends after ${this.last}`);
       this.entries.push(...behind);
     }
+    this.#filling = false;
   }
 }
 

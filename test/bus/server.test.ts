@@ -1,8 +1,8 @@
-import { Redis } from "ioredis";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { type Author, BUS_OPTIONS, type Bus, BusError, type BusOptions } from "../../lib/bus/bus.ts";
-import { redisUrl, skippedWithoutRedis } from "../support/redis.ts";
+import { skippedWithoutRedis } from "../support/redis.ts";
 import { keysOf, newChat, newId, redisBackend, type ServerBackend, upstashBackend } from "./adapters.ts";
+import { type CommandLog, listenToCommands } from "./commands.ts";
 import { Recorder } from "./reader.ts";
 
 /** What the two buses on a server leave there, what they ask of it, and how they take what others left. */
@@ -91,25 +91,6 @@ function serverSuite(name: string, start: () => Promise<ServerBackend>): void {
       expect(others).toEqual([]);
       expect(await cost(() => bus.subscribe(newChat(), listener).then((other) => other.close()))).toContain("subscribe");
       subscription.close();
-    });
-
-    test("a subscription is one command, and an hour of waiting is none and ends with a delivery", async () => {
-      // Everything that works with timers in this process ages by an hour: the bus, its drivers, and the bridge.
-      vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "setInterval", "clearInterval"] });
-      onTestFinished(() => void vi.useRealTimers());
-      const [reading, writing, chat] = [await open(), await open(), newChat()];
-      const listener = new Recorder();
-      heard.clear();
-      await reading.subscribe(chat, listener);
-      const { channel } = keysOf(chat);
-      expect((await heard.all()).filter((command) => command.includes(channel))).toEqual([["subscribe", channel]]);
-      heard.clear();
-      await vi.advanceTimersByTimeAsync(3_600_000);
-      expect(await heard.all()).toEqual([]);
-      vi.useRealTimers();
-      await writing.append(chat, "still there");
-      await vi.waitUntil(() => listener.entries.length === 1);
-      expect(listener.missedTimes).toBe(0);
     });
 
     test("a server that does not know the scripts yet is taught them", async () => {
@@ -234,37 +215,4 @@ function serverSuite(name: string, start: () => Promise<ServerBackend>): void {
       expect(await backend.admin.xlen(keysOf(chat).log)).toBe(1);
     });
   });
-}
-
-type CommandLog = { all(): Promise<string[][]>; clear(): void; close(): void };
-
-/** What is asked of the server: what is billed on Upstash, and on Redis what reaches it in the database of the test. */
-async function listenToCommands({ admin, bridge }: ServerBackend): Promise<CommandLog> {
-  if (bridge) {
-    const clear = () => void bridge.commands.splice(0);
-    return { all: async () => [...bridge.commands], clear, close: () => {} };
-  }
-  const monitor = await new Redis(String(redisUrl)).monitor();
-  const commands: string[][] = [];
-  const database = String(admin.options.db);
-  let marker = "";
-  let reached = () => {};
-  monitor.on("monitor", (_time: string, args: string[], source: string, from: string) => {
-    if (args[1] === marker) reached();
-    else if (from === database && source !== "lua") commands.push(args);
-  });
-  return {
-    /** The server runs one command after the other, so that a marker ends what came before it. */
-    all: async () => {
-      marker = newId();
-      const done = new Promise<void>((resolve) => {
-        reached = resolve;
-      });
-      await admin.echo(marker);
-      await done;
-      return [...commands];
-    },
-    clear: () => void commands.splice(0),
-    close: () => monitor.disconnect(),
-  };
 }

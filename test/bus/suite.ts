@@ -451,7 +451,6 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         await bus.close();
         await bus.close();
         subscription.renew();
-        subscription.close();
         const generation = newId();
         const calls: (() => Promise<unknown>)[] = [
           () => bus.append(chat, "b"),
@@ -462,6 +461,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
           () => bus.ping(),
         ];
         for (const call of calls) await expect(call()).rejects.toThrow(BusError);
+        subscription.close();
         expect(heard.texts).toEqual(["a"]);
         expect(heard.missedTimes).toBe(0);
       });

@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { createServer, type RequestListener } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { type Bus, BusError, type BusOptions } from "../../lib/bus/bus.ts";
 import { openBus } from "../../lib/bus/open.ts";
@@ -275,6 +275,28 @@ describe("bytes that a server on HTTP may send", () => {
     expect(await ping()).toBe(some);
     vi.advanceTimersByTime(60_000);
     expect(await ping()).toBeGreaterThan(some);
+  });
+
+  test("connections beside one that failed are not used again either", async () => {
+    const dead = new Set<Socket>();
+    const waiting: (() => void)[] = [];
+    const { bus, server } = await serve((req, res) => {
+      if (dead.has(req.socket)) return;
+      const answer = () => res.end('{"result":"PONG"}');
+      // The first ones are kept until each has a connection of its own.
+      if (waiting.push(answer) === 4) for (const go of waiting) go();
+      else if (waiting.length > 4) answer();
+    });
+    const known = new Set<Socket>();
+    server.on("connection", (socket) => known.add(socket));
+    await Promise.all(Array.from({ length: 4 }, () => bus.ping()));
+    // The driver has them back for use a turn after their answers.
+    await new Promise(setImmediate);
+    expect(known.size).toBe(4);
+    for (const socket of known) dead.add(socket);
+    await causeOf(bus.ping());
+    await untilAnswered(() => bus.ping());
+    await Promise.all(Array.from({ length: 4 }, () => bus.ping()));
   });
 
   test("what is known of the database's state goes with the next command", async () => {

@@ -16,8 +16,6 @@ export type Told = {
   /** The whole reply, once it is complete, and how often that was said. */
   whole: string | null;
   ends: number;
-  /** The id of the last frame that says something of it. */
-  upTo: string | null;
 };
 
 /** Longer than anything here takes; a wait that is over says what was waited for. */
@@ -34,7 +32,7 @@ export class Hearing {
   hear(frame: Frame): void {
     this.frames.push(frame);
     this.lastId = frame.id ?? this.lastId;
-    if (frame.event === null) this.take(frame.id, frame.data as Said);
+    if (frame.event === null) this.#take(frame.data as Said);
     this.changed();
   }
 
@@ -94,36 +92,15 @@ export class Hearing {
   }
 
   /** An empty reply begins it, or begins it anew; more is added; what is not partial is all of it. */
-  protected take(id: string | null, { message, partial }: Said): void {
+  #take({ message, partial }: Said): void {
     const { prompt, reply } = message;
     const known = this.messages.get(message.id);
-    const told = known ?? { id: message.id, prompt, begun: 0, streamed: "", deltas: 0, whole: null, ends: 0, upTo: null };
+    const told = known ?? { id: message.id, prompt, begun: 0, streamed: "", deltas: 0, whole: null, ends: 0 };
     this.messages.set(message.id, told);
-    told.upTo = id;
     if (!partial) Object.assign(told, { whole: reply, ends: told.ends + 1 });
     else if (reply === "") Object.assign(told, { begun: told.begun + 1, streamed: "" });
     else Object.assign(told, { streamed: told.streamed + reply, deltas: told.deltas + 1 });
   }
-}
-
-/**
- * The same of a client that is told of things again, such as one that says `resume` on a new connection: what it has of a
- * message already it leaves out. A frame without an id stands for the time of the next that has one.
- */
-export class HearingAgain extends Hearing {
-  protected override take(id: string | null, said: Said): void {
-    const known = this.messages.get(said.message.id);
-    if (id !== null && known?.upTo && !isBehind(id, known.upTo)) return;
-    super.take(id, said);
-    if (id === null) return;
-    for (const told of this.messages.values()) told.upTo ??= id;
-  }
-}
-
-/** Whether an id, `milliseconds-number`, comes behind another. */
-function isBehind(id: string, other: string): boolean {
-  const [[ms = 0, seq = 0], [otherMs = 0, otherSeq = 0]] = [id.split("-").map(Number), other.split("-").map(Number)];
-  return ms > otherMs || (ms === otherMs && seq > otherSeq);
 }
 
 /** Server-sent events from text, however it is cut (WHATWG HTML, 9.2.6). */

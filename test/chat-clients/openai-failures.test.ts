@@ -1,6 +1,6 @@
 import OpenAI from "openai";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { type Chats, modelFor, sent, startChats } from "../chat/support.ts";
+import { type Chat, type Chats, modelFor, sent, startChats } from "../chat/support.ts";
 import { faults, type Handler } from "../support/upstream.ts";
 import { sse } from "../support/upstream-answers.ts";
 import { startWire } from "../support/wire.ts";
@@ -115,19 +115,21 @@ describe("after some words", () => {
 });
 
 describe("an answer that is lost on the way", () => {
-  test.each(both)("is asked for again with the same Idempotency-Key, and there is one message (stream: %s)", async (stream) => {
-    const chat = await chats.chat();
+  /** The client with a wire before it that can be cut. */
+  const behindWire = async (chat: Chat) => {
     const wire = await startWire(Number(new URL(chats.app.url).port));
     const baseURL = `http://127.0.0.1:${wire.port}/chat/${chat.id}/v1`;
-    const client = openaiAt(chats, chat, chat.owner, { baseURL, maxRetries: 2 });
+    return { wire, client: openaiAt(chats, chat, chat.owner, { baseURL, maxRetries: 2 }) };
+  };
+
+  test.each(both)("is asked for again with the same Idempotency-Key, and there is one message (stream: %s)", async (stream) => {
+    const chat = await chats.chat();
+    const { client, wire } = await behindWire(chat);
     const asked = modelFor(chats.upstream, "lost");
-    const answer = client.chat.completions.create(
-      { model, messages: asking("lost"), stream },
-      { headers: { "Idempotency-Key": `a key ${stream}` } },
-    );
+    const headers = { "Idempotency-Key": "lost" };
+    const answer = client.chat.completions.create({ model, messages: asking("lost"), stream }, { headers });
     await asked.asked;
     wire.cut();
-    await chats.logged(() => chats.lines.filter(({ endpoint }) => endpoint === "chat.v1.chat.completions").length >= 0);
     await asked.say("found ");
     await asked.say("again");
     await asked.end();
@@ -139,26 +141,34 @@ describe("an answer that is lost on the way", () => {
     await wire.close();
   });
 
+  test("in the middle of a stream is an error to the client, and no end", async () => {
+    const chat = await chats.chat();
+    const { client, wire } = await behindWire(chat);
+    const asked = modelFor(chats.upstream, "cut");
+    const [stream] = await Promise.all([
+      client.chat.completions.create({ model, messages: asking("cut"), stream: true }),
+      asked.say("one "),
+    ]);
+    const reading = (async () => {
+      for await (const { choices } of stream) if (choices[0]?.delta.content === "one ") wire.cut();
+    })();
+    await expect(reading).rejects.toThrow();
+    await asked.end();
+    await wire.close();
+  });
+
   test("in the middle of a stream is got whole with the same key, while it goes on and when it is over", async () => {
     const chat = await chats.chat();
-    const wire = await startWire(Number(new URL(chats.app.url).port));
-    const baseURL = `http://127.0.0.1:${wire.port}/chat/${chat.id}/v1`;
-    const client = openaiAt(chats, chat, chat.owner, { baseURL });
+    const { client, wire } = await behindWire(chat);
     const asked = modelFor(chats.upstream, "half");
     const ask = async () =>
       client.chat.completions.create(
         { model, messages: asking("half"), stream: true, stream_options: { include_usage: true } },
         { headers: { "Idempotency-Key": "half" } },
       );
-    const first = (await Promise.all([ask(), asked.say("one ")]))[0];
-    const heard: string[] = [];
-    const reading = (async () => {
-      for await (const it of first) {
-        heard.push(it.choices[0]?.delta.content ?? "");
-        if (heard.join("") === "one ") wire.cut();
-      }
-    })();
-    await expect(reading).rejects.toThrow();
+    const [first] = await Promise.all([ask(), asked.say("one ")]);
+    for await (const { choices } of first) if (choices[0]?.delta.content === "one ") break;
+    wire.cut();
     const again = ask();
     await asked.say("two");
     await asked.end();
@@ -209,6 +219,23 @@ describe("an answer that is lost on the way", () => {
     expect(again).toEqual(mine);
     expect(chats.upstream.requests).toHaveLength(3);
   });
+});
+
+test("a developer who reads later has missed nothing", async () => {
+  const chat = await chats.chat();
+  const asked = modelFor(chats.upstream, "at leisure");
+  const pieces = Array.from({ length: 24 }, (_, at) => `${at} ${"x".repeat(200_001)}🎉`);
+  const [stream] = await Promise.all([
+    openaiAt(chats, chat).chat.completions.create({ model, messages: asking("at leisure"), stream: true }),
+    asked.say(pieces[0] as string),
+  ]);
+  for (const piece of pieces.slice(1)) await asked.say(piece);
+  asked.end();
+  const chunks = await collect(stream);
+  // One that is not equal would be shown, all of it.
+  expect(textOf(chunks) === pieces.join("")).toBe(true);
+  const longest = Math.max(...chunks.map(({ choices }) => choices[0]?.delta.content?.length ?? 0));
+  expect(longest).toBeLessThanOrEqual(16_384);
 });
 
 test("a developer who stops reading leaves the reply to those who watch", async () => {

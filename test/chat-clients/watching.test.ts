@@ -118,3 +118,58 @@ describe(`several hundred pieces (SEED=${seed})`, () => {
     await leave([...before, ...during, ...after, ...again]);
   });
 });
+
+test("a reply that is stopped, and one that fails, are told to every client by name, with what there is", async () => {
+  const chat = await chats.chat();
+  const place: Place = { url: chats.app.url, chatId: chat.id, person: chat.owner };
+  const all = await Promise.all(clients.map(async ([name, client]) => ({ name, ...(await client(place)) })));
+  const [stopped, failed] = [modelFor(chats.upstream, "stopped"), modelFor(chats.upstream, "failed")];
+  const asked = [chat.prompt({ prompt: "stopped", stream: true })];
+  await stopped.say("half a");
+  await Promise.all(all.map(({ heard }) => heard.partly("stopped", 6)));
+  expect((await chat.call("/chat/stop", { id: chat.id })).status).toBe(200);
+  for (const { heard } of all) await heard.ended("stopped");
+  asked.push(chat.prompt({ prompt: "failed", stream: true }));
+  await failed.say("and half b");
+  failed.hangUp();
+  expect((await Promise.all(asked)).map(({ status }) => status)).toEqual([200, 502]);
+  for (const { name, heard, leave } of all) {
+    const told = [await heard.ended("stopped"), await heard.ended("failed")];
+    expect({ name, told }).toMatchObject({
+      name,
+      told: ["half a", "and half b"].map((whole) => ({ whole, streamed: whole, ends: 1 })),
+    });
+    expect({ name, events: heard.events }).toEqual({ name, events: ["stopped", "failed"] });
+    leave();
+  }
+});
+
+test("an answer by events is given again to who asks with the same message_id, while it goes on and when it is over", async () => {
+  const chat = await chats.chat();
+  const model = modelFor(chats.upstream, "again");
+  const headers = {
+    authorization: `Bearer ${chat.owner.token}`,
+    accept: "text/event-stream",
+    "content-type": "application/json",
+  };
+  const body = JSON.stringify({ id: chat.id, prompt: "again", message_id: "01a2008f-95ab-7ad8-85b8-356084fb3563" });
+  const ask = async () => {
+    const heard = new Hearing();
+    const response = await fetch(`${chats.app.url}/chat/prompt`, { method: "POST", headers, body });
+    return { heard, over: readEvents(response, heard) };
+  };
+  const first = await ask();
+  await model.say("one ");
+  await first.heard.partly("again", 4);
+  const second = await ask();
+  await model.say("two");
+  model.end();
+  for (const { heard, over } of [first, second, await ask()]) {
+    await over;
+    expect(heard.of("again")).toMatchObject({ begun: 1, whole: "one two", ends: 1 });
+    expect(heard.events).toEqual([]);
+  }
+  expect(first.heard.of("again")?.streamed).toBe("one two");
+  expect(chats.upstream.requests).toHaveLength(1);
+  expect(await chat.rows()).toHaveLength(1);
+});

@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { expectRefusal } from "../support/answers.ts";
 import { until } from "../support/relay.ts";
 import { random, seed } from "../support/seed.ts";
@@ -216,6 +216,26 @@ describe("a prompter who goes away", () => {
     await chats.logged(({ endpoint, status }) => endpoint === "chat.prompt" && status === 200);
     expect(await chat.rows()).toMatchObject([{ state: "done", reply: "Spain" }]);
   });
+});
+
+test("a prompter whose session ends hears no more; the reply is finished for the others", async () => {
+  const strict = await startChats({}, { authorizeEveryMs: 50 });
+  onTestFinished(() => strict.close());
+  const chat = await strict.chat(1);
+  const [prompter] = chat.others;
+  const viewer = await chat.watch();
+  const it = modelFor(strict.upstream, "tell me");
+  const own = await promptStream(strict.app.url, prompter?.token ?? "", { id: chat.id, prompt: "tell me" });
+  await it.say("Spain is");
+  await own.partly("tell me", "Spain is");
+  expect((await chat.call("/user/logout", {}, prompter)).status).toBe(200);
+  expect(await own.over).toBe("ended");
+  expect(own.find("tell me")).toMatchObject({ ends: 0, streamed: "Spain is" });
+  await it.say(" a country.");
+  it.end();
+  expect(await viewer.ended("tell me")).toMatchObject({ streamed: "Spain is a country.", whole: "Spain is a country." });
+  viewer.leave();
+  expect(await strict.eventOf(own)).toMatchObject({ userId: prompter?.id, promptTokens: 9, completionTokens: 12 });
 });
 
 test("a prompter who does not read holds nobody up, and gets everything when they read on", async () => {

@@ -205,7 +205,7 @@ describe("a completion", () => {
       const error = { code: null, type: "invalid_request_error", message: "Unknown field: 'stream_options'" };
       upstream.next(faults.status(status, { error }));
       expect((await outcome(ask({ options: { stream_options: { include_usage: true } } }, own))).text).toBe(replyText);
-      expect((await outcome(ask({}, own))).end?.usage).toBeNull();
+      expect((await outcome(ask({ options: { stream_options: {} } }, own))).end?.usage).toBeNull();
       const options = upstream.requests.map(({ body }) => JSON.parse(String(body)).stream_options);
       expect(options).toEqual([{ include_usage: true }, undefined, undefined]);
     },
@@ -217,6 +217,13 @@ describe("a completion", () => {
     upstream.when(() => true, faults.status(429));
     expect((await outcome(ask({}, own))).error?.code).toBe("upstream_busy");
     expect(upstream.requests).toHaveLength(4);
+  });
+
+  test("an upstream that refuses stream_options and then breaks off has broken off", async () => {
+    upstream.next(faults.status(400, "stream_options?"));
+    upstream.next(faults.resetMidStream(2, "fin"));
+    const { text, error } = await outcome(ask({}, ownModel(upstream.url)));
+    expect([text, error?.code]).toEqual(["word-0 word-1 ", "upstream_reset"]);
   });
 
   test("leaves its connection to the next one, and so does a refusal", async () => {
@@ -428,11 +435,9 @@ describe("a completion that fails", () => {
   });
 
   test("a connection that never stands is given up for all tries together", async () => {
-    const wire = await startWire(1);
-    wire.drop(true);
-    onTestFinished(() => wire.close());
+    const { url } = await startMute();
     const startedAt = performance.now();
-    const { error } = await outcome(ask({}, ownModel(`https://127.0.0.1:${wire.port}`)));
+    const { error } = await outcome(ask({}, ownModel(url)));
     expect(error).toMatchObject({ code: "upstream_unreachable", cause: { code: "UND_ERR_CONNECT_TIMEOUT" } });
     // A second try of the same length would make it ten.
     expect(performance.now() - startedAt).toBeLessThan(7_500);
@@ -461,6 +466,8 @@ describe("another try", () => {
     expect([text, end?.upstreamRequestId]).toEqual([replyText, lastId()]);
     expect(upstream.requests).toHaveLength(3);
     expect(new Set(upstream.requests.map(({ body }) => String(body))).size).toBe(1);
+    const keys = upstream.requests.map(({ rawHeaders }) => rawHeaders.filter((it) => it.includes(KEY)));
+    expect(keys).toEqual([1, 2, 3].map(() => [`Bearer ${KEY}`]));
   });
 
   test("is made when the line is back", async () => {
@@ -558,20 +565,18 @@ describe("an abort", () => {
     expect(upstream.requests).toEqual([]);
   });
 
-  test("while it connects", async () => {
-    const mute = createTcpServer().listen(0, "127.0.0.1");
-    await once(mute, "listening");
-    const connected = once(mute, "connection");
-    const { port } = mute.address() as AddressInfo;
+  test("while it connects: at once, and no timer is left behind", async () => {
+    const { url, connected } = await startMute();
+    const before = timers();
     await aborted(
       async (abort) => {
         await connected;
         abort();
       },
       {},
-      ownModel(`https://127.0.0.1:${port}`),
+      ownModel(url),
     );
-    mute.close();
+    expect(timers()).toBeLessThanOrEqual(before);
   });
 
   test("before the headers", async () => {
@@ -601,13 +606,16 @@ describe("an abort", () => {
 
   test("while the next try is waited for: it is not made", async () => {
     upstream.when(() => true, faults.status(429, "", { "retry-after": "5" }));
+    const controller = new AbortController();
     let abortedAt = 0;
-    await aborted(async (abort) => {
-      const request = await upstream.waitFor(1);
-      await request.closed;
-      abortedAt = performance.now();
-      abort();
-    });
+    const random = () => {
+      setImmediate(() => {
+        abortedAt = performance.now();
+        controller.abort(reason);
+      });
+      return 0;
+    };
+    expect((await outcome(ask({ signal: controller.signal, random }))).error).toBe(reason);
     // Not when the five seconds are over.
     expect(performance.now() - abortedAt).toBeLessThan(3_000);
     expect(upstream.requests).toHaveLength(1);
@@ -744,6 +752,49 @@ test("a consumer that does not read stops the upstream, and loses nothing when i
   for await (const text of completion) received += text.length;
   expect(received).toBe(pieces * 4 * 16_000);
 });
+
+describe("a request to the upstream", () => {
+  const request = { method: "POST", target: "/v1/x", headers: ["x-first", "1"], body: Buffer.from("{}") };
+
+  test("has its answer's status, headers and body, whatever the status", async () => {
+    upstream.next(faults.status(418, "short and stout", { "x-pot": "tea" }));
+    const { signal } = new AbortController();
+    const { status, headers, body } = await model.request({ ...request, signal });
+    const chunks: Buffer[] = [];
+    for await (const bytes of body) chunks.push(bytes);
+    expect([status, headers["x-pot"], String(Buffer.concat(chunks))]).toEqual([418, "tea", "short and stout"]);
+    expect(request.headers).toEqual(["x-first", "1"]);
+  });
+
+  test("is not sent once it was aborted, though the connection that it asked for comes to stand", async () => {
+    const own = ownModel(upstream.url);
+    const controller = new AbortController();
+    const first = own.request({ ...request, signal: controller.signal });
+    controller.abort(new Error("never mind"));
+    await expect(first).rejects.toThrow("never mind");
+    (await own.request({ ...request, target: "/v1/second", signal: new AbortController().signal })).body.destroy();
+    expect(upstream.requests.map(({ target }) => target)).toEqual(["/v1/second"]);
+  });
+
+  test("waits for a connection as long as it is told to", async () => {
+    const { url } = await startMute();
+    const startedAt = performance.now();
+    const asked = ownModel(url).request({ ...request, signal: new AbortController().signal, connectMs: 50 });
+    await expect(asked).rejects.toMatchObject({ code: "UND_ERR_CONNECT_TIMEOUT" });
+    // Without that it is five seconds.
+    expect(performance.now() - startedAt).toBeLessThan(3_000);
+  });
+});
+
+/** A server that takes connections and says nothing: one that wants TLS never stands. */
+async function startMute() {
+  const server = createTcpServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => void server.close());
+  return { url: `https://127.0.0.1:${(server.address() as AddressInfo).port}`, connected: once(server, "connection") };
+}
+
+const timers = (): number => process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;
 
 /** Everything an error tells, its causes included, as a log would write it. */
 function told(error: unknown): string {

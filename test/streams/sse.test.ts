@@ -361,6 +361,19 @@ describe("on one connection", () => {
   });
 });
 
+test("a stream that ends before it began has its head, what was sent, and its end", async () => {
+  talk.onOpen = (viewer) => {
+    viewer.send(message(1));
+    viewer.end("lagged", message(2));
+    expect(viewer.send(message(3))).toBe(false);
+  };
+  const watcher = await watch(url(), { headers: bearer(talk.alice) });
+  expect([watcher.status, await watcher.over]).toEqual([200, "ended"]);
+  expect(watcher.text()).toBe(`${message(1).sse}${message(2).sse}`);
+  expect(await talk.event(watcher.id)).toMatchObject({ status: 200, errorCode: "lagged" });
+  await talk.empty();
+});
+
 test("a crowd that opens and closes at once leaves every seat exactly once", async () => {
   const from = talk.seats.length;
   const crowd: Watcher[] = await Promise.all(

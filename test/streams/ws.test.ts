@@ -298,6 +298,41 @@ describe("the end", () => {
     expect(talk.app.lines.at(-1)).toMatchObject({ message: `GET ${PATH} 101`, endpoint: "talk.stream", status: 101 });
   });
 
+  test("by the client's close frame is the last that is sent, also while it leaves the connection open", async () => {
+    const seat = talk.seat();
+    const socket = await open(talk.app.url);
+    let heard = "";
+    socket.on("data", (chunk) => {
+      heard += chunk.toString("latin1");
+    });
+    const ended = once(socket, "end");
+    const lines = [
+      "Connection: Upgrade",
+      "Upgrade: websocket",
+      "Sec-WebSocket-Version: 13",
+      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ];
+    await write(socket, request([`GET ${PATH} HTTP/1.1`, "Host: h", `Authorization: Bearer ${talk.alice.token}`, ...lines]));
+    const { viewer } = await seat;
+    await write(socket, Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]).toString("latin1"));
+    await ended;
+    for (let n = 0; n < 3; n++) viewer.send(new Frame(`{"n":${n}}`));
+    viewer.end(null, new Frame('{"last":1}'));
+    const [head = "", frames] = heard.split("\r\n\r\n");
+    expect(frames).toBe("\x88\x02\x03\xe8");
+    const id = /x-proxy-gpt-request-id: (\S+)/.exec(head)?.[1];
+    expect(await talk.event(id)).toMatchObject({ status: 101, errorCode: null });
+    socket.destroy();
+  });
+
+  test("may come before the beginning", async () => {
+    talk.onOpen = (viewer) => viewer.end("access_ended", new Frame('{"n":1}'));
+    const { closed, heard, id } = await converse(url(), bearer(talk.alice));
+    expect([await closed, heard]).toEqual([1008, ['{"n":1}']]);
+    expect(await talk.event(id)).toMatchObject({ status: 101, errorCode: "access_ended" });
+    await talk.empty();
+  });
+
   test("does not wait for a client that says nothing to it", async () => {
     const { client, seat } = await joined();
     client.socket.pause();

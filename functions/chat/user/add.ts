@@ -15,13 +15,14 @@ export const addUsers = endpoint({
   input: z.object({ chat_id: id, ...people }),
   output: z.object({ users: ParticipantsView }),
   errors: ["forbidden", "not_found"],
-  run: async ({ grant: { chat }, input, deps }) => {
+  run: async ({ grant: { caller, chat }, input, deps }) => {
     const added = await existing(deps.store, input);
     await chats.addUsers(
       deps.store,
       chat.id,
       added.filter((it) => it !== chat.ownerId),
       new Date(deps.now()),
+      caller.userId,
     );
     await announce(deps, chat.id, { t: "member", added, removed: [] });
     return { users: participantsView(await chats.participants(deps.store, chat.id)) };

@@ -14,9 +14,9 @@ export const addMembers = endpoint({
   input: z.object({ group_id: id, ...people, role: z.enum(["owner", "member"]).default("member") }),
   output: MembersView,
   errors: ["forbidden", "not_found"],
-  run: async ({ grant: { group }, input, deps: { store, now } }) => {
+  run: async ({ grant: { caller, group }, input, deps: { store, now } }) => {
     const userIds = await existing(store, input);
-    await groups.addMembers(store, group.id, userIds, input.role, new Date(now()));
+    await groups.addMembers(store, group.id, userIds, input.role, new Date(now()), caller.userId);
     return membersView(await groups.members(store, group.id));
   },
 });

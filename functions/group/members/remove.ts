@@ -14,8 +14,8 @@ export const removeMembers = endpoint({
   input: z.object({ group_id: id, ...people }),
   output: MembersView,
   errors: ["forbidden", "not_found", "last_owner"],
-  run: async ({ grant: { group, userIds }, deps: { store, now, membership } }) => {
-    const removed = await groups.removeMembers(store, group.id, userIds, new Date(now()));
+  run: async ({ grant: { caller, group, userIds }, deps: { store, now, membership } }) => {
+    const removed = await groups.removeMembers(store, group.id, userIds, new Date(now()), caller.userId);
     if (!removed) throw new ApiError("last_owner");
     membership.check();
     return membersView(await groups.members(store, group.id));
