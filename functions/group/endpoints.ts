@@ -12,4 +12,5 @@ import { update } from "./update.ts";
 export const group = {
   name: "group",
   endpoints: [create, read, update, remove, listGroups, listMembers, addMembers, removeMembers],
+  needs: ["bus"],
 } as const satisfies FunctionSpec;

@@ -30,9 +30,14 @@ export class Breaker {
     return this.#pauseMs > 0 && (this.#trying || performance.now() < this.#pausedUntil);
   }
 
+  /** Throws a `BusError` while open. */
+  assertClosed(): void {
+    if (this.isOpen) throw new BusError(new Error("it was down a moment ago"));
+  }
+
   /** Rejects with a `BusError` within the time that is given, and at once while open. */
   async run<T>(work: () => Promise<T>): Promise<T> {
-    if (this.isOpen) throw new BusError(new Error("it was down a moment ago"));
+    this.assertClosed();
     const isTrial = this.#pauseMs > 0;
     if (isTrial) this.#trying = true;
     try {

@@ -1,5 +1,5 @@
 import { Breaker } from "./breaker.ts";
-import { BusError, type Listener, type Subscription } from "./bus.ts";
+import type { Listener, Subscription } from "./bus.ts";
 import { entryIn } from "./entry.ts";
 import { type Attempt, Line } from "./line.ts";
 import { Listeners } from "./listeners.ts";
@@ -27,7 +27,7 @@ export class Channels {
 
   /** Resolves when the server has acknowledged. Rejects with a `BusError`, and then the listener hears nothing any more. */
   async subscribe(name: string, listener: Listener): Promise<Subscription> {
-    if (this.#breaker.isOpen && !this.#channels.has(name)) throw new BusError(new Error("it was down a moment ago"));
+    if (!this.#channels.has(name)) this.#breaker.assertClosed();
     const channel = this.#channels.get(name) ?? this.#open(name);
     const member = channel.listeners.add(listener);
     const close = () => {

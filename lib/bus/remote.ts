@@ -65,7 +65,7 @@ export function openRemote(server: Server, options: BusOptions): Bus {
     },
     subscribe: async (chat, listener) => {
       assertUp();
-      if (breaker.isOpen) throw new BusError(new Error("it was down a moment ago"));
+      breaker.assertClosed();
       return channels.subscribe(keysOf(chat).channel, listener);
     },
     stop: (chat, generation, userId) => {

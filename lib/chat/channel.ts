@@ -7,7 +7,7 @@ import { Audience } from "./audience.ts";
 import { historyFrames, isPiece, resetFrame } from "./frames.ts";
 import { Replies, type Reply } from "./replies.ts";
 import { settle } from "./settle.ts";
-import { parseTold } from "./told.ts";
+import { isAfter, parseTold } from "./told.ts";
 
 /** After how long a running reply is quiet, and its log is read to see whether the line is dead. */
 const QUIET_MS = 5_000;
@@ -38,6 +38,8 @@ export class Channel {
   #waiting: Entry[] = [];
   #loading: Promise<void> | null = null;
   #again = false;
+  /** When the log was read last, or we began; what came since is asked of the store where the bus is down. */
+  #readAt: number;
   /** The bus is down, and the store was asked up to here. */
   #polled: number | null = null;
   /** The newest number that the store told of while the log had not. */
@@ -51,6 +53,7 @@ export class Channel {
       (frame) => this.#audience.say(frame),
       (id) => void this.#guarded(() => this.#fetch(id)),
     );
+    this.#readAt = deps.now();
     this.#ready = this.#load();
   }
 
@@ -116,9 +119,10 @@ export class Channel {
     });
   }
 
-  /** What the store says is the chat's newest number. Where the log has not got there a round later, the line is dead. */
+  /** What the store says is the chat's newest number. Where the log has it and it was not heard, or never gets it, the line is dead. */
   notice(lastSeq: number): void {
     if (lastSeq <= this.#replies.lastSeq) return;
+    void this.#load();
     if (this.#unheardSeq > this.#replies.lastSeq) {
       this.#replies.lastSeq = lastSeq;
       this.#subscription?.renew();
@@ -144,6 +148,7 @@ export class Channel {
   async #read(): Promise<void> {
     const { bus, log, now } = this.#deps;
     const chatId = this.#chatId;
+    const startedAt = now();
     try {
       if (!this.#subscription) {
         const missed = () => void this.#load();
@@ -154,9 +159,10 @@ export class Channel {
       const entries = (await bus.since(chatId, this.#lastId)) ?? (await this.#readAnew());
       for (const entry of entries) this.#take(entry);
       this.#polled = null;
+      this.#readAt = startedAt;
     } catch (error) {
       if (!(error instanceof BusError)) log({ severity: "ERROR", message: "chat not followed", ...describeError(error) });
-      this.#polled ??= now() - OVERLAP_MS;
+      this.#polled ??= this.#readAt - OVERLAP_MS;
     }
     for (const entry of this.#waiting.splice(0)) this.#take(entry);
   }
@@ -237,12 +243,4 @@ export class Channel {
       this.#deps.log({ severity: "WARNING", message: "chat not looked after", ...describeError(error) });
     }
   }
-}
-
-/** Whether an id of the log, `milliseconds-number`, is behind another. */
-function isAfter(id: string, last: string | null): boolean {
-  if (last === null) return true;
-  const [ms = 0, seq = 0] = id.split("-").map(Number);
-  const [lastMs = 0, lastSeq = 0] = last.split("-").map(Number);
-  return ms > lastMs || (ms === lastMs && seq > lastSeq);
 }

@@ -55,12 +55,21 @@ export function createLive(deps: Pick<Deps, "bus" | "store" | "log" | "now"> & {
         channel.detach(viewer);
         release();
       };
-      viewer.onResume = (id) => {
+      // One at a time: a client that asks again and again is not worth a query each.
+      let resuming = false;
+      const resume = async (id: string) => {
+        resuming = true;
         channel.detach(viewer);
-        channel.resume(viewer, id).catch((error: unknown) => {
+        try {
+          await channel.resume(viewer, id);
+        } catch (error) {
           deps.log({ severity: "ERROR", message: "stream not resumed", ...describeError(error) });
           viewer.end("internal");
-        });
+        }
+        resuming = false;
+      };
+      viewer.onResume = (id) => {
+        if (!resuming) void resume(id);
       };
       await channel.attach(viewer, viewer.lastEventId).catch((error) => {
         detach();

@@ -64,3 +64,11 @@ export function parseTold(line: string): Told | null {
     return null;
   }
 }
+
+/** Whether an id of the log, `milliseconds-number`, is behind another. */
+export function isAfter(id: string, last: string | null): boolean {
+  if (last === null) return true;
+  const [ms = 0, seq = 0] = id.split("-").map(Number);
+  const [lastMs = 0, lastSeq = 0] = last.split("-").map(Number);
+  return ms > lastMs || (ms === lastMs && seq > lastSeq);
+}

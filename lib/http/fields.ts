@@ -61,10 +61,10 @@ export const digits = z
   .regex(/^\d{1,15}$/, "is not a whole number")
   .transform(Number);
 
-/** An instant: ISO 8601, a date alone for its midnight in UTC. */
+/** An instant: ISO 8601, in UTC unless it says otherwise; a date alone for its midnight. */
 export const instant = z
   .union([z.iso.date(), z.iso.datetime({ offset: true, local: true })], "is not an ISO 8601 time")
-  .transform((text) => new Date(text));
+  .transform((text) => new Date(/T[^Z+-]*$/i.test(text) ? `${text}Z` : text));
 
 /** An instant in an answer: ISO 8601 in UTC. */
 export const time = z.iso.datetime();

@@ -138,6 +138,15 @@ export async function askToStop(store: Store, chatId: string, id: string | undef
   return rows.map((row) => row.id);
 }
 
+/** The replies that are being made in the chats of a group. */
+export async function runningInGroup({ db, messages, chats }: Store, groupId: string): Promise<Key[]> {
+  return db
+    .select({ id: messages.id, chatId: messages.chatId })
+    .from(messages)
+    .innerJoin(chats, and(eq(chats.id, messages.chatId), eq(chats.groupId, groupId)))
+    .where(eq(messages.state, "streaming"));
+}
+
 /** A message of a chat. */
 export async function find(store: Store, key: Key): Promise<MessageView | null> {
   const [found] = await selectView(store.db, store).where(isKey(store, key));

@@ -5,7 +5,7 @@ import { redisUrl, skippedWithoutRedis } from "../support/redis.ts";
 import { random } from "../support/seed.ts";
 import { startWire, type Wire } from "../support/wire.ts";
 import { keysOf, newChat, newId, redisBackend, type ServerBackend, upstashBackend } from "./adapters.ts";
-import { Reader, Recorder, untilAnswered } from "./reader.ts";
+import { Reader, Recorder, until, untilAnswered } from "./reader.ts";
 import { rounds } from "./suite.ts";
 
 /** A line between the bus and its server that is cut, refuses, swallows or dawdles. */
@@ -14,11 +14,10 @@ describe.skipIf(skippedWithoutRedis("faults of the line to a bus"))("with a bad 
   faultSuite("Upstash", () => upstashBackend(15));
 });
 
-/** How long an answer may take here. */
+/** How long an answer may take where it is to be waited for in vain, and where one is to come. */
 const TIMEOUT_MS = 250;
+const PATIENT = { timeoutMs: 1_500 };
 const OPEN = "it was down a moment ago";
-/** As long as the longest pauses need. */
-const EVENTUALLY = { timeout: 15_000 };
 
 function faultSuite(name: string, start: () => Promise<ServerBackend>): void {
   describe(name, { timeout: 60_000 }, () => {
@@ -70,7 +69,7 @@ function faultSuite(name: string, start: () => Promise<ServerBackend>): void {
       expect(error).toBeInstanceOf(BusError);
       return ((error as Error).cause as Error).message;
     };
-    const back = (bus: Bus) => vi.waitUntil(() => bus.ping().then(...always), EVENTUALLY);
+    const back = (bus: Bus) => until(() => bus.ping().then(...always));
 
     /** Every method, as a question that is to fail. */
     const everyMethod = (bus: Bus, chat: string) => [
@@ -102,24 +101,24 @@ function faultSuite(name: string, start: () => Promise<ServerBackend>): void {
         trouble(wire, false);
         for (const call of everyMethod(bus, chat)) expect(await causeOf(call())).toBe(OPEN);
         await back(bus);
-        for (const call of everyMethod(bus, chat)) await call();
+        for (const call of everyMethod(bus, chat)) await untilAnswered<unknown>(call);
       });
 
       test("that happens on a standing line is an error, and it is found again when it is back", async () => {
         const wire = await newWire();
-        const [bus, chat] = [await openThrough(wire), newChat()];
+        const [bus, chat] = [await openThrough(wire, PATIENT), newChat()];
         const heard = new Recorder();
         await bus.subscribe(chat, heard);
         await bus.append(chat, "before");
-        await vi.waitUntil(() => heard.texts.includes("before"));
+        await until(() => heard.texts.includes("before"));
         trouble(wire, true);
         wire.cut();
         await causeOf(bus.append(chat, "meanwhile"));
         trouble(wire, false);
         await back(bus);
-        await vi.waitUntil(() => heard.missedTimes > 0, EVENTUALLY);
+        await until(() => heard.missedTimes > 0);
         await bus.append(chat, "after");
-        await vi.waitUntil(() => heard.texts.includes("after"));
+        await until(() => heard.texts.includes("after"));
         expect(heard.texts).toEqual(["before", "after"]);
         expect(heard.missedTimes).toBe(1);
       });
@@ -135,21 +134,21 @@ function faultSuite(name: string, start: () => Promise<ServerBackend>): void {
         const later = new Recorder();
         await untilAnswered(() => bus.subscribe(chat, later));
         await direct.append(chat, "a");
-        await vi.waitUntil(() => later.texts.includes("a"));
+        await until(() => later.texts.includes("a"));
         expect([heard.texts, heard.missedTimes]).toEqual([[], 0]);
       });
     });
 
     test("a server that is slow is an error, and its late answers are nobody's", async () => {
       const wire = await newWire();
-      const bus = await openThrough(wire);
+      const bus = await openThrough(wire, PATIENT);
       const chats = Array.from({ length: 5 }, () => newChat());
       for (const chat of chats) await bus.append(chat, chat);
-      wire.delay(TIMEOUT_MS);
+      wire.delay(PATIENT.timeoutMs);
       expect(await causeOf(bus.since(chats[0] as string, null))).toMatch(/^no answer within|timeout/);
       wire.delay(0);
       await back(bus);
-      const logs = await Promise.all(chats.map((chat) => bus.since(chat, null)));
+      const logs = await Promise.all(chats.map((chat) => untilAnswered(() => bus.since(chat, null))));
       expect(logs.map((log) => log?.map(({ text }) => text))).toEqual(chats.map((chat) => [chat]));
     });
 
@@ -174,7 +173,7 @@ function faultSuite(name: string, start: () => Promise<ServerBackend>): void {
 
     test("a cut of the line tells every listener, and the log has what they missed", async () => {
       const wire = await newWire();
-      const [bus, direct] = [await openThrough(wire), await openDirect()];
+      const [bus, direct] = [await openThrough(wire, PATIENT), await openDirect()];
       const chats = Array.from({ length: 10 }, () => newChat());
       const readers = chats.map((chat) => new Reader(bus, chat));
       for (const [i, chat] of chats.entries()) await bus.subscribe(chat, readers[i] as Reader);
@@ -185,28 +184,28 @@ function faultSuite(name: string, start: () => Promise<ServerBackend>): void {
         for (const chat of chats) await direct.append(chat, `missed ${round}`);
         wire.refuse(false);
         const length = 2 * (round + 1);
-        await vi.waitUntil(() => readers.every(({ entries }) => entries.length === length), EVENTUALLY);
+        await until(() => readers.every(({ entries }) => entries.length === length));
       }
       for (const [i, chat] of chats.entries()) expect(readers[i]?.entries).toEqual(await direct.since(chat, null));
     });
 
     test("a line that has died without a word is found by nobody, and renewed when somebody suspects it", async () => {
       const wire = await newWire();
-      const [bus, direct, chat] = [await openThrough(wire), await openDirect(), newChat()];
+      const [bus, direct, chat] = [await openThrough(wire, PATIENT), await openDirect(), newChat()];
       const reader = new Reader(bus, chat);
       const subscription = await bus.subscribe(chat, reader);
       await direct.append(chat, "heard");
-      await vi.waitUntil(() => reader.delivered === 1);
+      await until(() => reader.delivered === 1);
       wire.drop(true);
       const { id } = await direct.append(chat, "lost");
       await direct.append(chat, "lost too");
       expect([reader.entries.length, reader.fills]).toEqual([1, 0]);
       subscription.renew();
       wire.drop(false);
-      await vi.waitUntil(() => reader.entries.length === 3, EVENTUALLY);
+      await until(() => reader.entries.length === 3);
       expect(reader.entries[1]?.id).toBe(id);
       await direct.append(chat, "heard again");
-      await vi.waitUntil(() => reader.entries.length === 4);
+      await until(() => reader.entries.length === 4);
       expect([reader.delivered, reader.fills]).toEqual([2, 1]);
     });
 
@@ -217,7 +216,7 @@ function faultSuite(name: string, start: () => Promise<ServerBackend>): void {
       await bus.append(chat, "1", author);
       wire.delay(300);
       const lost = causeOf(bus.append(chat, "2", { ...author, n: 2 }));
-      await vi.waitUntil(async () => (await backend.admin.xlen(keysOf(chat).log)) === 2);
+      await until(async () => (await backend.admin.xlen(keysOf(chat).log)) === 2);
       wire.cut();
       expect(await lost).not.toMatch(/^no answer within/);
       wire.delay(0);
@@ -229,7 +228,7 @@ function faultSuite(name: string, start: () => Promise<ServerBackend>): void {
 
     test("closing a bus whose server is silent comes to an end, and so do those who wait", async () => {
       const wire = await newWire();
-      const [bus, chat] = [await openThrough(wire), newChat()];
+      const [bus, chat] = [await openThrough(wire, PATIENT), newChat()];
       await bus.subscribe(chat, new Recorder());
       await bus.ping();
       wire.drop(true);
@@ -245,7 +244,7 @@ function faultSuite(name: string, start: () => Promise<ServerBackend>): void {
       const [readersBus, direct] = [await openThrough(readersWire), await openDirect()];
       const writerBuses = [await openThrough(writersWire), await openThrough(writersWire)];
       const readers = Array.from({ length: 3 }, () => new Reader(readersBus, chat));
-      const subscriptions = await Promise.all(readers.map((reader) => readersBus.subscribe(chat, reader)));
+      const subscriptions = await Promise.all(readers.map((reader) => untilAnswered(() => readersBus.subscribe(chat, reader))));
 
       const { bridge } = backend;
       const onBridge = bridge
@@ -292,7 +291,7 @@ function faultSuite(name: string, start: () => Promise<ServerBackend>): void {
         expect(own).toEqual(Array.from({ length: 25 }, (_, n) => n + 1));
       }
       for (const reader of readers) {
-        await vi.waitUntil(() => reader.last === log.at(-1)?.id, EVENTUALLY);
+        await until(() => reader.last === log.at(-1)?.id);
         expect(reader.entries).toEqual(log);
       }
     });

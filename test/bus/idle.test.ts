@@ -2,7 +2,7 @@ import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { skippedWithoutRedis } from "../support/redis.ts";
 import { keysOf, newChat, redisBackend, upstashBackend } from "./adapters.ts";
 import { listenToCommands } from "./commands.ts";
-import { Recorder } from "./reader.ts";
+import { Recorder, until } from "./reader.ts";
 
 /** In a file of its own, because drivers keep the timers that they find when they are first used. */
 describe.skipIf(skippedWithoutRedis("viewers who wait"))("a viewer who waits", () => {
@@ -30,7 +30,7 @@ describe.skipIf(skippedWithoutRedis("viewers who wait"))("a viewer who waits", (
     expect(await heard.all()).toEqual([]);
     vi.useRealTimers();
     await writing.append(chat, "still there");
-    await vi.waitUntil(() => listener.entries.length === 1);
+    await until(() => listener.entries.length === 1);
     expect(listener.missedTimes).toBe(0);
   });
 });

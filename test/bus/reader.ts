@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { vi } from "vitest";
 import { type Bus, BusError, type Entry, type Listener } from "../../lib/bus/bus.ts";
 
 /** Keeps what it is told. */
@@ -66,6 +67,9 @@ export class Reader implements Listener {
     this.#filling = false;
   }
 }
+
+/** Waits for what must come, as long as it may take on a busy machine. */
+export const until = (condition: () => unknown) => vi.waitUntil(condition, { timeout: 15_000, interval: 10 });
 
 /** Asks again until the bus is there. Between questions it waits as long as any caller might. */
 export async function untilAnswered<T>(ask: () => Promise<T>): Promise<T> {

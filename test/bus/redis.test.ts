@@ -5,7 +5,7 @@ import { type Bus, BusError } from "../../lib/bus/bus.ts";
 import { openBus } from "../../lib/bus/open.ts";
 import { redisUrl, skippedWithoutRedis } from "../support/redis.ts";
 import { newChat, newId, redisBackend, type ServerBackend } from "./adapters.ts";
-import { Recorder } from "./reader.ts";
+import { Recorder, until, untilAnswered } from "./reader.ts";
 
 const printed: unknown[] = [];
 beforeEach(() => {
@@ -66,7 +66,7 @@ describe.skipIf(skippedWithoutRedis("the bus on Redis and its connections"))("Re
     await Promise.all(chats.map((chat) => bus.append(chat, "b")));
     expect(await connections()).toBe(2);
     await bus.close();
-    await vi.waitUntil(async () => (await connections()) === 0);
+    await until(async () => (await connections()) === 0);
   });
 
   test("a renewal replaces the connection of all subscriptions, and not that of commands", async () => {
@@ -77,8 +77,8 @@ describe.skipIf(skippedWithoutRedis("the bus on Redis and its connections"))("Re
     await bus.ping();
     const before = String(await backend.admin.client("LIST"));
     subscription?.renew();
-    await vi.waitUntil(() => listeners.every(({ missedTimes }) => missedTimes === 1));
-    await vi.waitUntil(async () => (await connections()) === 2);
+    await until(() => listeners.every(({ missedTimes }) => missedTimes === 1));
+    await until(async () => (await connections()) === 2);
     const idsOf = (list: string) => [...list.matchAll(/^id=(\d+) .* user=bus-/gm)].map(([, id]) => id);
     expect(idsOf(String(await backend.admin.client("LIST"))).filter((id) => idsOf(before).includes(id))).toHaveLength(1);
   });
@@ -90,16 +90,9 @@ describe.skipIf(skippedWithoutRedis("the bus on Redis and its connections"))("Re
     await bus.subscribe(chat, heard);
     await bus.ping();
     await backend.admin.client("KILL", "USER", name);
-    await vi.waitUntil(() => heard.missedTimes === 1);
-    await vi.waitUntil(
-      () =>
-        bus.append(chat, "a").then(
-          () => true,
-          () => false,
-        ),
-      { timeout: 10_000 },
-    );
-    await vi.waitUntil(() => heard.texts.includes("a"));
+    await until(() => heard.missedTimes === 1);
+    await untilAnswered(() => bus.append(chat, "a"));
+    await until(() => heard.texts.includes("a"));
     expect(await connections()).toBe(2);
   });
 

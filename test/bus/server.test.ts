@@ -1,9 +1,9 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { type Author, BUS_OPTIONS, type Bus, BusError, type BusOptions } from "../../lib/bus/bus.ts";
 import { skippedWithoutRedis } from "../support/redis.ts";
 import { keysOf, newChat, newId, redisBackend, type ServerBackend, upstashBackend } from "./adapters.ts";
 import { type CommandLog, listenToCommands } from "./commands.ts";
-import { Recorder } from "./reader.ts";
+import { Recorder, until } from "./reader.ts";
 
 /** What the two buses on a server leave there, what they ask of it, and how they take what others left. */
 describe.skipIf(skippedWithoutRedis("what the bus leaves on a server"))("on the server", () => {
@@ -116,16 +116,16 @@ function serverSuite(name: string, start: () => Promise<ServerBackend>): void {
       await bus.ping();
       expect(await listening()).toEqual([1, 1]);
       two.close();
-      await vi.waitUntil(async () => (await listening())[0] === 0);
+      await until(async () => (await listening())[0] === 0);
       expect(await listening()).toEqual([0, 1]);
       // The channel is free for whoever comes next, in whatever order it is left and taken again.
       for (let i = 0; i < 5; i++) (await bus.subscribe(chat, new Recorder())).close();
       const listener = new Recorder();
       await bus.subscribe(chat, listener);
       await bus.append(chat, "heard");
-      await vi.waitUntil(() => listener.texts.includes("heard"));
+      await until(() => listener.texts.includes("heard"));
       await bus.close();
-      await vi.waitUntil(async () => String(await listening()) === "0,0");
+      await until(async () => String(await listening()) === "0,0");
     });
 
     test("a server that has lost everything takes a reply again when it is told all of it", async () => {
@@ -139,7 +139,7 @@ function serverSuite(name: string, start: () => Promise<ServerBackend>): void {
       expect(await bus.since(chat, id)).toBeNull();
       expect((await bus.append(chat, "Spain is", { ...author, n: 3, opens: true })).status).toBe("appended");
       expect((await bus.append(chat, " a", { ...author, n: 4 })).status).toBe("appended");
-      await vi.waitUntil(() => listener.entries.length === 3);
+      await until(() => listener.entries.length === 3);
       expect(listener.texts).toEqual(["Spain", "Spain is", " a"]);
       // The log began anew, which a reader sees from the entry that has none before it.
       expect(listener.entries[1]?.prev).toBeNull();
@@ -201,7 +201,7 @@ function serverSuite(name: string, start: () => Promise<ServerBackend>): void {
       const odd = ["", "hello", "1-1", "1-1 -", "x-1 - text", "1-1 x text", "{}", "1-1,- text"];
       for (const message of odd) await backend.admin.publish(channel, message);
       await bus.append(chat, "a frame");
-      await vi.waitUntil(() => listener.entries.length === 1);
+      await until(() => listener.entries.length === 1);
       expect(listener.texts).toEqual(["a frame"]);
       expect(listener.missedTimes).toBe(odd.length);
     });

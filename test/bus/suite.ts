@@ -1,8 +1,8 @@
-import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { type Author, BUS_OPTIONS, type Bus, BusError, type BusOptions } from "../../lib/bus/bus.ts";
 import { random, seed, trials } from "../support/seed.ts";
 import { type Backend, newChat, newId } from "./adapters.ts";
-import { Reader, Recorder } from "./reader.ts";
+import { Reader, Recorder, until } from "./reader.ts";
 
 const LEASE = BUS_OPTIONS.leaseMs;
 const LOG = BUS_OPTIONS.logMs;
@@ -35,7 +35,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         const { heard } = await listen(bus, chat);
         const ids: (string | null)[] = [];
         for (let i = 0; i < 10; i++) ids.push((await bus.append(chat, `{"i":${i}}`)).id);
-        await vi.waitUntil(() => heard.entries.length === 10);
+        await until(() => heard.entries.length === 10);
         const expected = ids.map((id, i) => ({ id, prev: i === 0 ? null : ids[i - 1], text: `{"i":${i}}` }));
         expect(heard.entries).toEqual(expected);
         expect(await bus.since(chat, null)).toEqual(expected);
@@ -109,7 +109,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         expect(await bus.since(chat, null)).toEqual([]);
         const { heard } = await listen(bus, chat);
         const { id } = await bus.append(chat, "c");
-        await vi.waitUntil(() => heard.entries.length === 1);
+        await until(() => heard.entries.length === 1);
         expect(heard.entries).toEqual([{ id, prev: null, text: "c" }]);
       });
 
@@ -128,7 +128,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         ];
         expect(Buffer.byteLength(texts.at(-1) as string)).toBeGreaterThan(190_000);
         for (const text of texts) await bus.append(chat, text);
-        await vi.waitUntil(() => heard.entries.length === texts.length);
+        await until(() => heard.entries.length === texts.length);
         expect(heard.texts).toEqual(texts);
         expect((await bus.since(chat, null))?.map(({ text }) => text)).toEqual(texts);
       });
@@ -149,7 +149,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         for (const other of others) await bus.append(other, "theirs", author);
         const { stoppedBy } = await bus.append(chat, "ours", author);
         expect(stoppedBy).toBeNull();
-        await vi.waitUntil(() => heard.entries.length > 0);
+        await until(() => heard.entries.length > 0);
         expect(heard.texts).toEqual(["ours"]);
         expect(heard.entries[0]?.prev).toBeNull();
         expect(await bus.since(chat, null)).toHaveLength(1);
@@ -169,7 +169,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         expect(await bus.append(chat, "one", author)).toEqual({ status: "seen", id: null, stoppedBy: null });
         expect(await bus.append(chat, "two", { ...author, n: 2, opens: true })).toEqual({ ...second, status: "seen" });
         await bus.append(chat, "end");
-        await vi.waitUntil(() => heard.texts.includes("end"));
+        await until(() => heard.texts.includes("end"));
         expect(heard.texts).toEqual(["one", "two", "end"]);
       });
 
@@ -329,7 +329,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
             for (let n = 1; n <= 20; n++) await bus.append(chat, `${i}:${n}`, { ...author, n });
           }),
         );
-        await vi.waitUntil(() => heard.entries.length >= 400);
+        await until(() => heard.entries.length >= 400);
         const log = (await bus.since(chat, null)) ?? [];
         expect(heard.entries).toEqual(log);
         expect(log.map(({ prev }) => prev)).toEqual([null, ...log.slice(0, -1).map(({ id }) => id)]);
@@ -351,14 +351,14 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
             await new Promise(setImmediate);
           }
         })();
-        await vi.waitUntil(async () => ((await bus.since(chat, null))?.length ?? 0) > 3);
+        await until(async () => ((await bus.since(chat, null))?.length ?? 0) > 3);
         const { heard } = await listen(bus, chat);
         const read = (await bus.since(chat, null)) ?? [];
-        await vi.waitUntil(() => heard.entries.length > 20);
+        await until(() => heard.entries.length > 20);
         writing = false;
         await writer;
         const log = (await bus.since(chat, null)) ?? [];
-        await vi.waitUntil(() => heard.entries.at(-1)?.id === log.at(-1)?.id);
+        await until(() => heard.entries.at(-1)?.id === log.at(-1)?.id);
         const [first] = heard.entries;
         const from = log.findIndex(({ id }) => id === first?.id);
         // What was read after the beginning, and what was heard since, are the whole log.
@@ -371,16 +371,16 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         const { bus, chat } = await fresh();
         const [one, two, three] = await Promise.all([listen(bus, chat), listen(bus, chat), listen(bus, chat)]);
         await bus.append(chat, "a");
-        await vi.waitUntil(() => [one, two, three].every(({ heard }) => heard.texts.includes("a")));
+        await until(() => [one, two, three].every(({ heard }) => heard.texts.includes("a")));
         one.close();
         one.close();
         await bus.append(chat, "b");
-        await vi.waitUntil(() => [two, three].every(({ heard }) => heard.texts.includes("b")));
+        await until(() => [two, three].every(({ heard }) => heard.texts.includes("b")));
         two.close();
         three.close();
         const again = await listen(bus, chat);
         await bus.append(chat, "c");
-        await vi.waitUntil(() => again.heard.texts.includes("c"));
+        await until(() => again.heard.texts.includes("c"));
         expect([one, two, three, again].map(({ heard }) => heard.texts.join(""))).toEqual(["a", "ab", "ab", "c"]);
       });
 
@@ -390,10 +390,10 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         const first = await bus.subscribe(chat, heard);
         await bus.subscribe(chat, heard);
         await bus.append(chat, "a");
-        await vi.waitUntil(() => heard.texts.length === 2);
+        await until(() => heard.texts.length === 2);
         first.close();
         await bus.append(chat, "b");
-        await vi.waitUntil(() => heard.texts.includes("b"));
+        await until(() => heard.texts.includes("b"));
         expect(heard.texts).toEqual(["a", "a", "b"]);
       });
 
@@ -406,11 +406,11 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         const bad = await bus.subscribe(chat, { entry: fail, missed: fail });
         const { heard } = await listen(bus, chat);
         expect((await bus.append(chat, "a")).status).toBe("appended");
-        await vi.waitUntil(() => heard.texts.includes("a"));
+        await until(() => heard.texts.includes("a"));
         bad.renew();
-        await vi.waitUntil(() => heard.missedTimes === 1);
+        await until(() => heard.missedTimes === 1);
         expect((await bus.append(chat, "b")).status).toBe("appended");
-        await vi.waitUntil(() => heard.texts.includes("b"));
+        await until(() => heard.texts.includes("b"));
         expect(thrown.map(String)).toEqual(Array(3).fill("Error: a listener's"));
       });
 
@@ -425,7 +425,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         });
         const { heard } = await listen(bus, chat);
         await bus.append(chat, "a");
-        await vi.waitUntil(() => heard.entries.length === 2);
+        await until(() => heard.entries.length === 2);
         expect(heard.texts).toEqual(["a", "b"]);
         expect(answers).toHaveLength(1);
       });
@@ -435,9 +435,9 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         const [one, two] = await Promise.all([listen(bus, chat), listen(bus, chat)]);
         for (let i = 1; i <= 3; i++) {
           one.renew();
-          await vi.waitUntil(() => one.heard.missedTimes >= i && two.heard.missedTimes >= i);
+          await until(() => one.heard.missedTimes >= i && two.heard.missedTimes >= i);
           await bus.append(chat, String(i));
-          await vi.waitUntil(() => [one, two].every(({ heard }) => heard.texts.includes(String(i))));
+          await until(() => [one, two].every(({ heard }) => heard.texts.includes(String(i))));
         }
         expect(one.heard.texts).toEqual(["1", "2", "3"]);
         expect(one.heard.missedTimes).toBe(3);
@@ -447,7 +447,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
         const { bus, chat } = await fresh();
         const { heard, ...subscription } = await listen(bus, chat);
         await bus.append(chat, "a");
-        await vi.waitUntil(() => heard.entries.length === 1);
+        await until(() => heard.entries.length === 1);
         await bus.close();
         await bus.close();
         subscription.renew();
@@ -481,7 +481,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
           expect(await other.since(chat, null)).toEqual([]);
           return;
         }
-        await vi.waitUntil(() => heard.entries.length === 1);
+        await until(() => heard.entries.length === 1);
         expect(heard.entries).toEqual([{ id, prev: null, text: "a" }]);
         expect(await other.since(chat, null)).toEqual(heard.entries);
         expect(await other.take(chat, author.generation)).toBe(false);
@@ -514,7 +514,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
       const log = (await bus.since(chat, null)) ?? [];
       expect(log.map(({ text }) => text).sort()).toEqual(authors.flatMap((_, i) => thirty(i)).sort());
       for (const reader of readers) {
-        await vi.waitUntil(() => reader.last === log.at(-1)?.id);
+        await until(() => reader.last === log.at(-1)?.id);
         expect(reader.entries).toEqual(log);
       }
     });

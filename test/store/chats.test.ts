@@ -175,18 +175,21 @@ describe.skipIf(skipped)("a prompt, over HTTP and Neon", () => {
   });
 
   test("whose claim's answer is lost is one message and one question to the model", async () => {
-    bridge.onRequest = ({ queries }) => {
-      if (!queries.some((query) => query.startsWith('insert into "messages"'))) return;
-      bridge.onRequest = undefined;
-      lost = true;
-    };
     let lost = false;
+    bridge.onRequest = ({ queries }) => {
+      lost ||= queries.some((query) => query.startsWith('insert into "messages"'));
+    };
     // The first request is the event's, so that the second is the claim.
+    bridge.requests.length = 0;
     bridge.fail({ delayMs: 0 });
     bridge.fail("dropAnswer");
     const answer = await prompt({ message_id: uuidv7() });
+    bridge.onRequest = undefined;
     expect([lost, answer.status, answer.json.reply]).toEqual([true, 200, replyText]);
     expect(relay.upstream.requests).toHaveLength(1);
+    expect(bridge.requests.slice(1, 3).map(({ queries }) => queries[1]?.slice(0, 22))).toEqual(
+      Array(2).fill('insert into "messages"'),
+    );
     const { json } = await relay.app.call(`/chat/read?id=${chat}&limit=1000`, { token: relay.token });
     const seqs = json.messages.map(({ seq }: { seq: number }) => seq);
     expect(seqs).toEqual(upTo(seqs.length));
@@ -345,7 +348,6 @@ describe("SQLite", () => {
     await Promise.all(children.map((child) => once(child, "message")));
     const made = children.map((child) => once(child, "message") as Promise<[Storm]>);
     for (const child of children) child.send("go");
-    // This process is a third, which reads meanwhile and sees no number before those below it.
     const ended = Promise.all(children.map((child) => once(child, "exit")));
     const results = (await Promise.all(made)).map(([result]) => result);
     expect((await ended).map(([code]) => code)).toEqual([0, 0]);
