@@ -1,20 +1,30 @@
 import { defineConfig } from "vitest/config";
 
-/** `architecture` reads the source only and is part of `npm run check`; `service` runs the product. */
+/** What takes long by its nature: leases that run out, killed processes, tables of everybody and everything, many rows. */
+const LONG = [
+  "test/objects.test.ts",
+  "test/kill.test.ts",
+  "test/seed-lines.test.ts",
+  "test/live/*.test.ts",
+  "test/bus/{faults,upstash,exit}.test.ts",
+  "test/chat/{lifecycle,store-down,idempotency}.test.ts",
+  "test/chat-clients/{reconnecting,resume}.test.ts",
+  "test/llm/slices.test.ts",
+  "test/store/{chats,chats-scale,events-scale}.test.ts",
+  "test/streams/flow.test.ts",
+];
+const patience = { testTimeout: 20_000, hookTimeout: 60_000 };
+
+/** `architecture` reads the source only and is part of `npm run check`; `service` runs the product, and `long` does so for minutes. */
 export default defineConfig({
   test: {
     maxWorkers: "100%",
     projects: [
       { test: { name: "architecture", include: ["test/architecture.test.ts"] } },
       {
-        test: {
-          name: "service",
-          include: ["test/**/*.test.ts"],
-          exclude: ["test/architecture.test.ts"],
-          testTimeout: 20_000,
-          hookTimeout: 60_000,
-        },
+        test: { name: "service", include: ["test/**/*.test.ts"], exclude: ["test/architecture.test.ts", ...LONG], ...patience },
       },
+      { test: { name: "long", include: LONG, ...patience } },
     ],
   },
 });

@@ -1,5 +1,5 @@
 /**
- * The benchmark: proxy-gpt against a bare relay, nginx and Portkey's gateway, in interleaved rounds. See README.md here.
+ * The benchmark of `/v1`: proxy-gpt against a bare relay, nginx and Portkey's gateway, in interleaved rounds. See README.md here.
  *
  *   node bench/run.mjs [--rounds=5] [--seconds=2] [--only=relay,sqlite] [--parts=closed,rate] [--jsonl] [--write=no]
  */
@@ -8,7 +8,7 @@ import os from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { peakResidentMiB, residentMiB, watchOthers } from "./harness/accounting.mjs";
-import { PEER_NAMES, readOptions } from "./harness/options.mjs";
+import { readOptions } from "./harness/options.mjs";
 import { exists } from "./harness/processes.mjs";
 import { Samples } from "./harness/samples.mjs";
 import { ROUND_PARTS, warmUp } from "./parts/rounds.mjs";
@@ -17,14 +17,15 @@ import { countEvents, whyAuditUnreadable } from "./peers/product.mjs";
 import { openTestbed, PRODUCT_NAMES, signIn } from "./peers/start.mjs";
 import { PROJECT_FOLDER } from "./peers/testbed.mjs";
 import { writeDocument } from "./report/document.mjs";
-import { describeMachine } from "./report/machine.mjs";
+import { circumstances, describeMachine, relayVersions } from "./report/machine.mjs";
 import { alignedTable, jsonLines, medianCells, rowCells } from "./report/print.mjs";
 import { buildRows } from "./report/rows.mjs";
 
 /** @typedef {import("./peers/testbed.mjs").Testbed} Testbed */
 
+const PEER_NAMES = ["direct", "relay", "nginx", "portkey", "sqlite", "postgres"];
+const PART_NAMES = ["closed", "rate", "stream", "hangup", "memory", "start"];
 const options = optionsOrFail();
-const TMPFS = 0x01021994; // statfs(2)
 const samples = new Samples();
 const startedAt = performance.now();
 const measuresProduct = PRODUCT_NAMES.some((name) => options.peers.has(name));
@@ -52,7 +53,7 @@ function optionsOrFail() {
   const document = path.join(PROJECT_FOLDER, "docs/benchmarks.md");
   const entry = path.join(PROJECT_FOLDER, "dist/local/main.mjs");
   try {
-    return readOptions(process.argv.slice(2), { document, entry });
+    return readOptions(process.argv.slice(2), { document, entry, peers: PEER_NAMES, parts: PART_NAMES, seconds: 2 });
   } catch (error) {
     return fail(error instanceof Error ? error.message : String(error));
   }
@@ -64,18 +65,6 @@ function requirePrograms() {
   if (measuresProduct && !fs.existsSync(options.entry)) {
     fail(`${options.entry} is not built: node build.mjs local (or leave proxy-gpt out: --only=direct,relay,nginx,portkey)`);
   }
-}
-
-/** What a reader has to know about this machine. @returns {string[]} */
-function circumstances(/** @type {Testbed} */ { folder, cpus, peers }) {
-  const inMemory = fs.statfsSync(folder).type === TMPFS;
-  const sharedCpu =
-    cpus.database !== null && cpus.database === cpus.load && peers.some(({ databasePid }) => databasePid !== null);
-  return [
-    ...(inMemory ? ["the databases lay in memory, which makes every commit cheap: set TMPDIR to a folder on a disk"] : []),
-    ...(cpus.proxy === null ? ["nothing was pinned to a CPU: requests per second are not per core"] : []),
-    ...(sharedCpu ? ["Postgres shared its CPU with load and upstream, which lowers the requests per second on Postgres"] : []),
-  ];
 }
 
 async function measureIdleMemory(/** @type {Testbed} */ { peers }) {
@@ -137,7 +126,7 @@ async function checkAnswers(/** @type {Testbed} */ { peers }) {
 function report() {
   const rows = buildRows(samples);
   const { postgresVersion, cpus } = testbed;
-  const machine = describeMachine({ postgresVersion, pinned: cpus.proxy !== null });
+  const machine = describeMachine({ versions: relayVersions(postgresVersion), pinned: cpus.proxy !== null });
   const names = PEER_NAMES.filter((name) => options.peers.has(name));
   const medians = medianCells(samples, names);
   const cells = rowCells(rows);

@@ -164,8 +164,8 @@ export function readConfig(env: Record<string, string | undefined>, needs: reado
     bus,
     chat: {
       defaultModel: s.DEFAULT_MODEL,
-      /** What the upstream calls a model. */
-      modelOf: (name: string): string => aliases.get(name) ?? name,
+      /** What the upstream calls a model that chats call otherwise. */
+      aliases,
       contextPairs: s.MESSAGES_LENGTH,
       contextTokens: s.MAX_TOKENS,
     },

@@ -10,7 +10,7 @@ import { createGenerations, type Generations } from "./chat/generation.ts";
 import { createLive, type Live } from "./chat/live.ts";
 import type { Config } from "./config.ts";
 import { createUpstream, type Upstream } from "./llm/upstream.ts";
-import { createLog, type Log } from "./log.ts";
+import { createLog, describeError, type Log } from "./log.ts";
 import { openStore } from "./store/open.ts";
 import type { Store } from "./store/store.ts";
 
@@ -55,7 +55,9 @@ export async function createDeps(config: Config, sources: Sources = {}): Promise
   const { authorizeEveryMs: everyMs } = sources;
   const rounds = { store, log, ...(everyMs !== undefined && { everyMs }) };
   const revocation = createRevocation({ ...rounds, now });
-  const bus = await openBus(config.bus);
+  const bus = await openBus(config.bus, {
+    onError: (error) => log({ severity: "ERROR", message: "not told on", ...describeError(error) }),
+  });
   const live = createLive({ bus, store, log, now, onMembers: () => membership.check() });
   const membership: Membership = createMembership({ ...rounds, onChat: live.notice });
   let upstream: Upstream | undefined;

@@ -113,8 +113,6 @@ export const tables = (k: Kit) => {
       seq: k.big("seq").notNull(),
       userId: k.text("user_id").notNull(),
       state: k.text("state").$type<"streaming" | "done" | "stopped" | "failed" | "off_record">().notNull(),
-      prompt: k.text("prompt").notNull(),
-      reply: k.text("reply").notNull(),
       model: k.text("model").notNull(),
       // The one request that makes the reply, and what another with the same id must agree with.
       requestId: k.text("request_id").notNull(),
@@ -126,6 +124,9 @@ export const tables = (k: Kit) => {
       errorCode: k.text("error_code"),
       createdAt: k.time("created_at").notNull(),
       updatedAt: k.time("updated_at").notNull(),
+      // Last, because SQLite reads through long texts to what lies behind them.
+      prompt: k.text("prompt").notNull(),
+      reply: k.text("reply").notNull(),
     },
     (t) => [
       k.unique("messages_chat").on(t.chatId, t.seq),

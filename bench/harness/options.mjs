@@ -1,12 +1,9 @@
 import { parseArgs } from "node:util";
 
-export const PEER_NAMES = ["direct", "relay", "nginx", "portkey", "sqlite", "postgres"];
-export const PART_NAMES = ["closed", "rate", "stream", "hangup", "memory", "start"];
-
 /**
  * @typedef {object} Options
  * @property {number} rounds   how often every peer is measured in turn
- * @property {number} seconds  length of one closed-loop measurement
+ * @property {number} seconds  length of one closed-loop measurement; 0 in a run that has none
  * @property {Set<string>} peers
  * @property {Set<string>} parts
  * @property {boolean} jsonl
@@ -15,8 +12,9 @@ export const PART_NAMES = ["closed", "rate", "stream", "hangup", "memory", "star
  */
 
 /**
+ * `seconds`: the default of an option that only some runs have.
  * @param {string[]} argv
- * @param {{ document: string, entry: string }} defaults
+ * @param {{ document: string, entry: string, peers: string[], parts: string[], seconds?: number }} defaults
  * @returns {Options}
  */
 export function readOptions(argv, defaults) {
@@ -24,7 +22,7 @@ export function readOptions(argv, defaults) {
     args: argv,
     options: {
       rounds: { type: "string", default: "5" },
-      seconds: { type: "string", default: "2" },
+      seconds: { type: "string" },
       only: { type: "string" },
       parts: { type: "string" },
       jsonl: { type: "boolean", default: false },
@@ -32,12 +30,13 @@ export function readOptions(argv, defaults) {
       entry: { type: "string", default: defaults.entry },
     },
   });
+  if (values.seconds !== undefined && defaults.seconds === undefined) throw new Error("--seconds is no option of this run");
   const complete = values.only === undefined && values.parts === undefined;
   return {
     rounds: positive("rounds", values.rounds, 100),
-    seconds: positive("seconds", values.seconds, 60),
-    peers: chosen("only", values.only, PEER_NAMES),
-    parts: chosen("parts", values.parts, PART_NAMES),
+    seconds: defaults.seconds === undefined ? 0 : positive("seconds", values.seconds ?? String(defaults.seconds), 60),
+    peers: chosen("only", values.only, defaults.peers),
+    parts: chosen("parts", values.parts, defaults.parts),
     jsonl: values.jsonl,
     write: documentToWrite(values.write ?? (complete ? "yes" : "no"), defaults.document),
     entry: values.entry,

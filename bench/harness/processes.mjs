@@ -89,13 +89,13 @@ export async function untilServing(running, { port, path, timeoutMs = 20_000, ev
  * Runs a command to its end and resolves with its standard output.
  * @param {string} command
  * @param {string[]} args
- * @param {{ cpu?: number | null, cwd?: string }} [options]
+ * @param {{ cpu?: number | null, cwd?: string, timeoutMs?: number }} [options]
  * @returns {Promise<string>}
  */
-export function run(command, args, { cpu = null, cwd = "." } = {}) {
+export function run(command, args, { cpu = null, cwd = ".", timeoutMs = 180_000 } = {}) {
   const [file, ...rest] = pinned(cpu, command, args);
   return new Promise((resolve, reject) => {
-    const options = { cwd, maxBuffer: 64 << 20, timeout: 180_000 };
+    const options = { cwd, maxBuffer: 64 << 20, timeout: timeoutMs };
     execFile(/** @type {string} */ (file), rest, options, (error, stdout, stderr) => {
       if (error) reject(new Error(`${command} failed: ${error.message}\n${stderr}`));
       else resolve(stdout);

@@ -29,3 +29,9 @@ export function pairedRatios(/** @type {number[]} */ ours, /** @type {number[]} 
 export function pairedDifferences(/** @type {number[]} */ values, /** @type {number[]} */ base) {
   return values.map((value, round) => value - (base[round] ?? Number.NaN));
 }
+
+/** The same things, beginning with another one each round. @template T @param {T[]} things @param {number} round @returns {T[]} */
+export function rotated(things, round) {
+  const first = ((round % things.length) + things.length) % things.length;
+  return [...things.slice(first), ...things.slice(0, first)];
+}

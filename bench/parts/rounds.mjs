@@ -1,12 +1,8 @@
 /** The measurements that are repeated in every round, each over all the peers that take part in it, one after the other. */
-import path from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import { cpuSecondsSince, cpuSnapshot } from "../harness/accounting.mjs";
-import { run } from "../harness/processes.mjs";
 import { median } from "../harness/statistics.mjs";
 import { closedLoop } from "../load/closed.mjs";
 import { PRODUCT_NAMES } from "../peers/start.mjs";
-import { BENCH_FOLDER } from "../peers/testbed.mjs";
+import { accounted, count, known, loaded } from "./measured.mjs";
 
 /**
  * @typedef {import("../peers/testbed.mjs").Peer} Peer
@@ -19,8 +15,6 @@ import { BENCH_FOLDER } from "../peers/testbed.mjs";
  * @property {(peer: string, round: number) => boolean} takes
  * @property {(peer: Peer, testbed: Testbed, options: { seconds: number, round: number }) => Promise<Record<string, number>>} measure
  */
-
-const SETTLE_MS = 100; // records written after the answer belong to the request too
 
 /** @type {Part[]} */
 export const ROUND_PARTS = [closed(16), closed(64), rate(), stream(), hangup()];
@@ -102,55 +96,4 @@ function hangup() {
       return values;
     },
   };
-}
-
-/**
- * Runs a load generator in a process of its own, beside the proxy's CPU.
- * @param {string} name
- * @param {Peer} peer
- * @param {Testbed} testbed
- * @param {Record<string, unknown>} options
- */
-async function loaded(name, peer, { cpus }, options) {
-  const input = JSON.stringify({ port: peer.port, headers: peer.headers, ...options });
-  const script = path.join(BENCH_FOLDER, "load", `${name}.mjs`);
-  return count(peer, JSON.parse(await run(process.execPath, [script, input], { cpu: cpus.load })));
-}
-
-/**
- * What the peer's processes, and its database's, used meanwhile.
- * @template {{ requests: number, failed: number }} T
- * @param {Peer} peer
- * @param {() => Promise<T>} measure
- */
-async function accounted(peer, measure) {
-  const own = accountOf(peer.running?.pid ?? null);
-  const database = accountOf(peer.databasePid);
-  const startedAt = performance.now();
-  const result = await measure();
-  const elapsedSeconds = (performance.now() - startedAt) / 1000;
-  await sleep(SETTLE_MS);
-  return { ...result, elapsedSeconds, cpuSeconds: own(), databaseSeconds: database() };
-}
-
-/** Without what a peer does not have: the upstream has no proxy's CPU, a peer without a database none of that. */
-function known(/** @type {Record<string, number>} */ values) {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => !Number.isNaN(value)));
-}
-
-function accountOf(/** @type {number | null} */ pid) {
-  if (pid === null) return () => Number.NaN;
-  const before = cpuSnapshot(pid);
-  return () => cpuSecondsSince(pid, before);
-}
-
-/**
- * @template {{ requests: number, failed: number }} T
- * @param {Peer} peer
- * @param {T} result
- */
-function count(peer, result) {
-  peer.requests += result.requests;
-  peer.failed += result.failed;
-  return result;
 }

@@ -17,18 +17,18 @@ export function productEnvironment({ port = 0, upstreamPort = 0, databaseUrl = "
   };
 }
 
-/** The first user to sign up, who is the admin. @returns {Promise<string>} a session's token */
-export async function signUp(/** @type {number} */ port) {
+/** The first user to sign up is the admin. @returns {Promise<{ token: string, userId: string }>} a session's token, and whose */
+export async function signUp(/** @type {number} */ port, /** @type {string} */ username) {
   const { status, text } = await call({
     port,
     path: "/user/signup",
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify({ username: "bench", password: randomBytes(12).toString("hex") }),
+    body: JSON.stringify({ username, password: randomBytes(12).toString("hex") }),
   });
-  const token = status < 300 ? JSON.parse(text).token : undefined;
+  const { token, user } = status < 300 ? JSON.parse(text) : {};
   if (typeof token !== "string") throw new Error(`POST /user/signup answered ${status}: ${text.slice(0, 300)}`);
-  return token;
+  return { token, userId: user.id };
 }
 
 /** Rows of the audit log, counted in the database itself: millions are too many to page through. */

@@ -45,7 +45,7 @@ export async function openTestbed(/** @type {StartOptions} */ options) {
 export async function signIn(/** @type {Testbed} */ { peers }) {
   for (const peer of peers) {
     try {
-      const token = PRODUCT_NAMES.includes(peer.name) ? await signUp(peer.port) : "sk-client";
+      const token = PRODUCT_NAMES.includes(peer.name) ? (await signUp(peer.port, "bench")).token : "sk-client";
       peer.headers = { authorization: `Bearer ${token}`, ...peer.headers };
       await tryChat(peer, false);
       await tryChat(peer, true);
@@ -105,33 +105,42 @@ async function relay(/** @type {Testbed} */ testbed) {
 }
 
 async function sqlite(/** @type {Testbed} */ testbed, /** @type {StartOptions} */ options) {
-  await product(testbed, options, {
-    name: "sqlite",
-    databaseUrl: `file:${path.join(testbed.folder, "proxy.db")}`,
-    databasePid: null,
-  });
+  await startProduct(testbed, options, { name: "sqlite", ...sqliteStore(testbed, "proxy") });
 }
 
 async function postgres(/** @type {Testbed} */ testbed, /** @type {StartOptions} */ options) {
+  const store = await postgresStore(testbed);
+  if (store !== null) await startProduct(testbed, options, { name: "postgres", ...store });
+}
+
+/** @typedef {{ databaseUrl: string, databasePid: number | null }} Store */
+
+/** @returns {Store} */
+export function sqliteStore(/** @type {Testbed} */ { folder }, /** @type {string} */ name) {
+  return { databaseUrl: `file:${path.join(folder, `${name}.db`)}`, databasePid: null };
+}
+
+/** @returns {Promise<Store | null>} null where this machine can give none, which the testbed then says */
+export async function postgresStore(/** @type {Testbed} */ testbed) {
   const missing = whyNoPostgres();
   if (missing !== null) {
     testbed.leftOut.push(`proxy-gpt on Postgres is left out: ${missing}`);
-    return;
+    return null;
   }
   const database = await openDatabase({ cpu: testbed.cpus.database });
   testbed.onStop(database.stop);
   testbed.postgresVersion = database.version;
-  await product(testbed, options, { name: "postgres", databaseUrl: database.url, databasePid: database.pid });
+  return { databaseUrl: database.url, databasePid: database.pid };
 }
 
 /**
  * @param {Testbed} testbed
- * @param {StartOptions} options
- * @param {{ name: string, databaseUrl: string, databasePid: number | null }} store
+ * @param {Pick<StartOptions, "entry" | "nodeOptions">} options
+ * @param {Store & { name: string, env?: Record<string, string> }} product `env`: besides what every one is told
  */
-async function product(testbed, { entry, nodeOptions = [] }, { name, databaseUrl, databasePid }) {
+export async function startProduct(testbed, { entry, nodeOptions = [] }, { name, databaseUrl, databasePid, env: more = {} }) {
   const port = await freePort();
-  const env = productEnvironment({ port, upstreamPort: testbed.upstreamPort, databaseUrl });
+  const env = { ...productEnvironment({ port, upstreamPort: testbed.upstreamPort, databaseUrl }), ...more };
   const running = testbed.launch({ name, command: process.execPath, args: [...nodeOptions, entry, "start"], env });
-  await testbed.join({ name, port, running, databaseUrl, databasePid }, "/health");
+  return testbed.join({ name, port, running, databaseUrl, databasePid }, "/health");
 }

@@ -67,7 +67,9 @@ export class Testbed {
    */
   async join(peer, readyPath = "/") {
     if (peer.running) await untilServing(peer.running, { port: peer.port, path: readyPath });
-    this.peers.push({ headers: {}, running: null, databaseUrl: "", databasePid: null, requests: 0, failed: 0, ...peer });
+    const joined = { headers: {}, running: null, databaseUrl: "", databasePid: null, requests: 0, failed: 0, ...peer };
+    this.peers.push(joined);
+    return joined;
   }
 
   onStop(/** @type {() => Promise<void>} */ stop) {

@@ -11,10 +11,11 @@ import { fileURLToPath } from "node:url";
 
 /**
  * @param {Profile} profile
- * @param {{ fromUs: number, toUs: number, root: string }} window  on the monotonic clock; paths are told relative to `root`
+ * @param {{ windows: { fromUs: number, toUs: number }[], root: string }} options  on the monotonic clock; paths are told relative
+ *   to `root`
  * @returns {{ busyMs: number, idleMs: number, byFunction: Map<string, number>, byFile: Map<string, number> }} milliseconds
  */
-export function selfTimes(profile, { fromUs, toUs, root }) {
+export function selfTimes(profile, { windows, root }) {
   const nodes = new Map(profile.nodes.map((node) => [node.id, node.callFrame]));
   const nameSource = sourceNamer(root);
   const byFunction = new Map();
@@ -26,7 +27,7 @@ export function selfTimes(profile, { fromUs, toUs, root }) {
     const deltaUs = profile.timeDeltas?.[place] ?? 0;
     atUs += deltaUs;
     const frame = nodes.get(id);
-    if (frame === undefined || atUs < fromUs || atUs > toUs) return;
+    if (frame === undefined || !windows.some(({ fromUs, toUs }) => atUs >= fromUs && atUs <= toUs)) return;
     const ms = deltaUs / 1000;
     if (frame.functionName === "(idle)") {
       idleMs += ms;

@@ -1,8 +1,12 @@
+/**
+ * docs/benchmarks.md: what `/v1` measured, and behind it, between two markers, what chats measured. Either run writes its own
+ * part anew and keeps the other's, and both keep what a person wrote between the markers of notes.
+ */
 import fs from "node:fs";
 import path from "node:path";
 import { markdownTable } from "./print.mjs";
 
-const NOTES = /<!-- notes -->\n([\s\S]*?)\n<!-- \/notes -->/;
+const CHAT = /<!-- chat -->\n[\s\S]*?\n<!-- \/chat -->\n?/;
 const NO_NOTES = "What falls short and why is written here by hand; a rerun keeps everything between the two markers.";
 
 /**
@@ -15,25 +19,33 @@ const NO_NOTES = "What falls short and why is written here by hand; a rerun keep
  * @property {string[]} remarks
  */
 
-/** Writes the document anew, except for the notes that a person wrote between the markers. */
+/** Writes what `/v1` measured, and keeps the rest. */
 export function writeDocument(/** @type {string} */ file, /** @type {Report} */ report) {
-  const notes = fs.existsSync(file) ? NOTES.exec(fs.readFileSync(file, "utf8"))?.[1] : undefined;
-  fs.mkdirSync(path.dirname(file), { recursive: true });
-  fs.writeFileSync(file, documentText(report, notes ?? NO_NOTES));
+  const before = read(file);
+  const chat = CHAT.exec(before)?.[0];
+  const parts = [relayText(report, notesIn(before.replace(CHAT, ""), "notes")), ...(chat === undefined ? [] : [chat])];
+  write(file, parts.join("\n"));
 }
 
-function documentText(/** @type {Report} */ { machine, rounds, seconds, rows, medians, remarks }, /** @type {string} */ notes) {
-  const versions = Object.entries(machine.versions).flatMap(([name, version]) =>
-    version === null ? [] : [`${name} ${version}`],
-  );
-  const pinning = machine.pinned ? "pinned to one CPU, load and upstream to another" : "not pinned, because taskset is missing";
+/** Writes what chats measured, and keeps the rest. */
+export function writeChatSection(/** @type {string} */ file, /** @type {Omit<Report, "seconds">} */ report) {
+  const before = read(file);
+  const section = chatText(report, notesIn(before, "chat notes"));
+  if (CHAT.test(before))
+    write(
+      file,
+      before.replace(CHAT, () => section),
+    );
+  else write(file, `${before === "" ? "# Benchmarks\n" : before}\n${section}`);
+}
+
+function relayText(/** @type {Report} */ { machine, rounds, seconds, rows, medians, remarks }, /** @type {string} */ notes) {
   return `# Benchmarks
 
 Written by \`npm run bench\` on ${machine.date}; [bench/README.md](../bench/README.md) says what is measured and how.
 Quote ratios with their spread, never an absolute number alone.
 
-- Machine: ${machine.cpu}, ${machine.cores} cores, ${machine.memoryGiB} GiB, ${machine.system}; the measured proxy ${pinning}
-- Versions: ${versions.join(", ")}
+${machineLines(machine)}
 - ${rounds} interleaved rounds, ${seconds} s per closed-loop measurement; sign-in, audit log and metering are on for proxy-gpt
 
 ## Targets
@@ -43,13 +55,11 @@ and greatest (of the value itself where there is no peer). Rows without a target
 
 ${markdownTable(rows)}
 
-${remarks.map((remark) => `- ${remark}`).join("\n")}
+${bullets(remarks)}
 
 ## Notes
 
-<!-- notes -->
-${notes}
-<!-- /notes -->
+${noted("notes", notes)}
 
 ## Behind the ratios
 
@@ -58,4 +68,60 @@ proxy, so its requests per second are a lower bound. \`direct\` is the upstream 
 
 ${markdownTable(medians)}
 `;
+}
+
+function chatText(
+  /** @type {Omit<Report, "seconds">} */ { machine, rounds, rows, medians, remarks },
+  /** @type {string} */ notes,
+) {
+  return `<!-- chat -->
+## Chat
+
+Written by \`node bench/chat.mjs\` on ${machine.date}. \`naive\` is the usual first version of a fan-out, which is said the same
+frames at the same moments; the other columns are as above.
+
+${machineLines(machine)}
+- ${rounds} interleaved rounds
+
+${markdownTable(rows)}
+
+${bullets(remarks)}
+
+### Notes on chat
+
+${noted("chat notes", notes)}
+
+### Behind the rows on chat
+
+${markdownTable(medians)}
+<!-- /chat -->
+`;
+}
+
+function machineLines(/** @type {Report["machine"]} */ machine) {
+  const versions = Object.entries(machine.versions).flatMap(([name, version]) =>
+    version === null ? [] : [`${name} ${version}`],
+  );
+  const pinning = machine.pinned ? "pinned to one CPU, load and upstream to another" : "not pinned, because taskset is missing";
+  return bullets([
+    `Machine: ${machine.cpu}, ${machine.cores} cores, ${machine.memoryGiB} GiB, ${machine.system}; the measured proxy ${pinning}`,
+    `Versions: ${versions.join(", ")}`,
+  ]);
+}
+
+const bullets = (/** @type {string[]} */ lines) => lines.map((line) => `- ${line}`).join("\n");
+
+const noted = (/** @type {string} */ name, /** @type {string} */ notes) => `<!-- ${name} -->\n${notes}\n<!-- /${name} -->`;
+
+function notesIn(/** @type {string} */ text, /** @type {string} */ name) {
+  return new RegExp(`<!-- ${name} -->\\n([\\s\\S]*?)\\n<!-- /${name} -->`).exec(text)?.[1] ?? NO_NOTES;
+}
+
+function read(/** @type {string} */ file) {
+  return fs.existsSync(file) ? fs.readFileSync(file, "utf8") : "";
+}
+
+function write(/** @type {string} */ file, /** @type {string} */ text) {
+  fs.mkdirSync(path.dirname(file), { recursive: true });
+  fs.writeFileSync(file, text);
 }

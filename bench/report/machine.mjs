@@ -7,12 +7,15 @@ import { portkeyVersion } from "../peers/install.mjs";
 import { productVersion } from "../peers/product.mjs";
 import { BENCH_FOLDER, PROJECT_FOLDER } from "../peers/testbed.mjs";
 
+/** @typedef {import("../peers/testbed.mjs").Testbed} Testbed */
+
+const TMPFS = 0x01021994; // statfs(2)
+
 /**
  * Where and with what a run was made.
- * @param {{ postgresVersion: string | null, pinned: boolean }} run
+ * @param {{ versions: Record<string, string | null>, pinned: boolean }} run
  */
-export function describeMachine({ postgresVersion, pinned }) {
-  const undici = JSON.parse(fs.readFileSync(path.join(PROJECT_FOLDER, "node_modules/undici/package.json"), "utf8"));
+export function describeMachine({ versions, pinned }) {
   return {
     date: new Date().toISOString().slice(0, 10),
     cpu: os.cpus()[0]?.model.trim() ?? "unknown",
@@ -23,13 +26,38 @@ export function describeMachine({ postgresVersion, pinned }) {
     versions: {
       "proxy-gpt": productVersion(PROJECT_FOLDER),
       node: process.versions.node,
-      undici: undici.version,
-      "Portkey gateway": portkeyVersion(BENCH_FOLDER),
-      nginx: versionFrom("nginx", /nginx\/([\d.]+)/),
-      wrk: versionFrom("wrk", /wrk \S*?([\d.]+)/),
-      Postgres: postgresVersion,
+      ...versions,
     },
   };
+}
+
+/** Of what `/v1` is measured with. */
+export function relayVersions(/** @type {string | null} */ postgresVersion) {
+  const undici = JSON.parse(fs.readFileSync(path.join(PROJECT_FOLDER, "node_modules/undici/package.json"), "utf8"));
+  return {
+    undici: undici.version,
+    "Portkey gateway": portkeyVersion(BENCH_FOLDER),
+    nginx: versionFrom("nginx", /nginx\/([\d.]+)/),
+    wrk: versionFrom("wrk", /wrk \S*?([\d.]+)/),
+    Postgres: postgresVersion,
+  };
+}
+
+/** Of what chats are measured with. */
+export function chatVersions(/** @type {string | null} */ postgresVersion) {
+  return { Postgres: postgresVersion, Redis: versionFrom("redis-server", /v=([\d.]+)/) };
+}
+
+/** What a reader has to know of how this machine was used. @returns {string[]} */
+export function circumstances(/** @type {Testbed} */ { folder, cpus, peers }) {
+  const inMemory = fs.statfsSync(folder).type === TMPFS;
+  const sharedCpu =
+    cpus.database !== null && cpus.database === cpus.load && peers.some(({ databasePid }) => databasePid !== null);
+  return [
+    ...(inMemory ? ["the databases lay in memory, which makes every commit cheap: set TMPDIR to a folder on a disk"] : []),
+    ...(cpus.proxy === null ? ["nothing was pinned to a CPU: requests per second are not per core"] : []),
+    ...(sharedCpu ? ["Postgres shared its CPU with load and upstream, which slows what is measured on Postgres"] : []),
+  ];
 }
 
 /** `-v` prints to standard error, and wrk calls that a failure. */

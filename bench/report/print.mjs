@@ -1,7 +1,7 @@
 /** The rows as text: aligned for a terminal, Markdown for the document, JSON lines for programs. */
 
 /**
- * @typedef {import("./rows.mjs").Row} Row
+ * @typedef {import("./questions.mjs").Row} Row
  * @typedef {import("../harness/samples.mjs").Samples} Samples
  * @typedef {string[][]} Cells  the first line is the heading
  */
@@ -54,10 +54,11 @@ export function jsonLines(machine, rows, samples, remarks) {
 }
 
 function cellsOf(/** @type {Row} */ row) {
-  const ours = `${figure(row.ours)} ${row.unit}`;
-  const peer = row.peer === null ? "" : `${row.peer} ${figure(row.peers ?? Number.NaN)} ${row.unit}`;
+  const unit = row.unit === "" ? "" : ` ${row.unit}`;
+  const ours = `${figure(row.ours)}${unit}`;
+  const peer = row.peer === null ? "" : `${row.peer} ${figure(row.peers ?? Number.NaN)}${unit}`;
   const range = row.min === row.max ? "" : `${figure(row.min)}..${figure(row.max)}`;
-  const target = row.target === null ? "" : `${row.target.sign} ${row.target.value}${row.peer === null ? ` ${row.unit}` : " ×"}`;
+  const target = row.target === null ? "" : `${row.target.sign} ${row.target.value}${row.peer === null ? unit : " ×"}`;
   const reached = row.reached === null ? "" : row.reached ? "yes" : "NO";
   return [row.what, row.subject, ours, peer, row.ratio === null ? "" : `${figure(row.ratio)} ×`, range, target, reached];
 }

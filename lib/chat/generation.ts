@@ -101,7 +101,7 @@ async function generate(deps: Needs, work: Working): Promise<Generated> {
   const usage = usageOf(ended, context.tokens, work.text);
   const failure = ended.error instanceof CompletionError ? ended.error : null;
   work.account({
-    model: ended.end?.model ?? deps.config.chat.modelOf(message.model),
+    model: ended.end?.model ?? modelOf(deps, message.model),
     usage,
     upstreamRequestId: ended.end?.upstreamRequestId ?? failure?.upstreamRequestId ?? null,
   });
@@ -118,7 +118,7 @@ async function generate(deps: Needs, work: Working): Promise<Generated> {
 async function ask(deps: Needs, work: Working, turns: CompletionMessage[]): Promise<Ended> {
   const { claimed, options, signal } = work;
   try {
-    const model = deps.config.chat.modelOf(claimed.message.model);
+    const model = modelOf(deps, claimed.message.model);
     const random = () => deps.random(4).readUInt32BE() / 2 ** 32;
     const answer = complete(deps.upstream(), { model, messages: turns, signal, random, ...(options && { options }) });
     for (;;) {
@@ -187,3 +187,5 @@ async function askStore(deps: Needs, key: messages.Key, controller: AbortControl
     deps.log({ severity: "WARNING", message: "not known whether to stop", code: storeError(error)?.code });
   }
 }
+
+const modelOf = ({ config }: Pick<Needs, "config">, name: string): string => config.chat.aliases.get(name) ?? name;

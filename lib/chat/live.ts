@@ -55,21 +55,25 @@ export function createLive(deps: Pick<Deps, "bus" | "store" | "log" | "now"> & {
         channel.detach(viewer);
         release();
       };
-      // One at a time: a client that asks again and again is not worth a query each.
+      let wanted: string | null = null;
       let resuming = false;
-      const resume = async (id: string) => {
+      const resume = async () => {
+        if (resuming) return;
         resuming = true;
-        channel.detach(viewer);
-        try {
-          await channel.resume(viewer, id);
-        } catch (error) {
-          deps.log({ severity: "ERROR", message: "stream not resumed", ...describeError(error) });
-          viewer.end("internal");
+        // One at a time, and the last wish counts: a client that asks again and again is not worth a query each.
+        for (let id = wanted; id !== null && !viewer.closed; id = wanted) {
+          wanted = null;
+          channel.detach(viewer);
+          await channel.resume(viewer, id).catch((error: unknown) => {
+            deps.log({ severity: "ERROR", message: "stream not resumed", ...describeError(error) });
+            viewer.end("internal");
+          });
         }
         resuming = false;
       };
       viewer.onResume = (id) => {
-        if (!resuming) void resume(id);
+        wanted = id;
+        void resume();
       };
       await channel.attach(viewer, viewer.lastEventId).catch((error) => {
         detach();

@@ -1,8 +1,12 @@
-import { Redis } from "ioredis";
+import { once } from "node:events";
+import { connect } from "node:net";
+import { createInterface } from "node:readline";
 import { redisUrl } from "../support/redis.ts";
 import { newId, type ServerBackend } from "./adapters.ts";
 
 export type CommandLog = { all(): Promise<string[][]>; clear(): void; close(): void };
+
+const LINE = /^\+\d+\.\d+ \[(\d+) (\S+)\] (.*)$/;
 
 /** What is asked of the server: what is billed on Upstash, and on Redis what reaches it in the database of the test. */
 export async function listenToCommands({ admin, bridge }: ServerBackend): Promise<CommandLog> {
@@ -10,15 +14,20 @@ export async function listenToCommands({ admin, bridge }: ServerBackend): Promis
     const clear = () => void bridge.commands.splice(0);
     return { all: async () => [...bridge.commands], clear, close: () => {} };
   }
-  const monitor = await new Redis(String(redisUrl)).monitor();
+  const { hostname, port } = new URL(String(redisUrl));
+  const socket = connect(Number(port), hostname);
   const commands: string[][] = [];
-  const database = String(admin.options.db);
   let marker = "";
   let reached = () => {};
-  monitor.on("monitor", (_time: string, args: string[], source: string, from: string) => {
-    if (args[1] === marker) reached();
-    else if (from === database && source !== "lua") commands.push(args);
+  // Not by the driver's own means, which fail when a command comes in the same moment as the server's consent.
+  const lines = createInterface({ input: socket }).on("line", (line) => {
+    const [, database, source, words = ""] = LINE.exec(line) ?? [];
+    const command = [...words.matchAll(/"((?:[^"\\]|\\.)*)"/g)].map(([, word]) => word as string);
+    if (command[1] === marker) reached();
+    else if (database === String(admin.options.db) && source !== "lua") commands.push(command);
   });
+  socket.write("MONITOR\r\n");
+  await once(lines, "line");
   return {
     /** The server runs one command after the other, so that a marker ends what came before it. */
     all: async () => {
@@ -31,6 +40,6 @@ export async function listenToCommands({ admin, bridge }: ServerBackend): Promis
       return [...commands];
     },
     clear: () => void commands.splice(0),
-    close: () => monitor.disconnect(),
+    close: () => socket.destroy(),
   };
 }

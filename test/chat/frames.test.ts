@@ -229,7 +229,7 @@ test("a prompter whose session ends hears no more; the reply is finished for the
   await it.say("Spain is");
   await own.partly("tell me", "Spain is");
   expect((await chat.call("/user/logout", {}, prompter)).status).toBe(200);
-  expect(await own.over).toBe("ended");
+  expect(await own.over).toBe("cut");
   expect(own.find("tell me")).toMatchObject({ ends: 0, streamed: "Spain is" });
   await it.say(" a country.");
   it.end();

@@ -39,8 +39,6 @@ CREATE TABLE "messages" (
 	"seq" bigint NOT NULL,
 	"user_id" text NOT NULL,
 	"state" text NOT NULL,
-	"prompt" text NOT NULL,
-	"reply" text NOT NULL,
 	"model" text NOT NULL,
 	"request_id" text NOT NULL,
 	"fingerprint" text NOT NULL,
@@ -50,7 +48,9 @@ CREATE TABLE "messages" (
 	"stopped_by" text,
 	"error_code" text,
 	"created_at" timestamp (3) with time zone NOT NULL,
-	"updated_at" timestamp (3) with time zone NOT NULL
+	"updated_at" timestamp (3) with time zone NOT NULL,
+	"prompt" text NOT NULL,
+	"reply" text NOT NULL
 );
 --> statement-breakpoint
 CREATE TABLE "tickets" (

@@ -49,8 +49,6 @@ CREATE TABLE `messages` (
 	`seq` integer NOT NULL,
 	`user_id` text NOT NULL,
 	`state` text NOT NULL,
-	`prompt` text NOT NULL,
-	`reply` text NOT NULL,
 	`model` text NOT NULL,
 	`request_id` text NOT NULL,
 	`fingerprint` text NOT NULL,
@@ -61,6 +59,8 @@ CREATE TABLE `messages` (
 	`error_code` text,
 	`created_at` integer NOT NULL,
 	`updated_at` integer NOT NULL,
+	`prompt` text NOT NULL,
+	`reply` text NOT NULL,
 	FOREIGN KEY (`chat_id`) REFERENCES `chats`(`id`) ON UPDATE no action ON DELETE cascade
 );
 --> statement-breakpoint
