@@ -1,16 +1,15 @@
 import { defineConfig } from "vitest/config";
 
-/** What takes long by its nature: leases that run out, killed processes, tables of everybody and everything, many rows. */
+/** What takes long by its nature: leases that run out, killed processes, tables of everybody and everything, every store. */
 const LONG = [
-  "test/objects.test.ts",
-  "test/kill.test.ts",
+  "test/{objects,members,kill,framework,admin,admin-postgres}.test.ts",
   "test/seed-lines.test.ts",
   "test/live/*.test.ts",
   "test/bus/{faults,upstash,exit}.test.ts",
-  "test/chat/{lifecycle,store-down,idempotency}.test.ts",
-  "test/chat-clients/{reconnecting,resume}.test.ts",
-  "test/llm/slices.test.ts",
-  "test/store/{chats,chats-scale,events-scale}.test.ts",
+  "test/chat/{lifecycle,store-down,idempotency,failure}.test.ts",
+  "test/chat-clients/{reconnecting,resume,openai-failures}.test.ts",
+  "test/llm/{slices,completion}.test.ts",
+  "test/store/*.test.ts",
   "test/streams/flow.test.ts",
 ];
 const patience = { testTimeout: 20_000, hookTimeout: 60_000 };
