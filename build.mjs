@@ -3,7 +3,7 @@ import { build } from "esbuild";
 
 /** Native modules ship prebuilt and stay outside; drivers are loaded by their adapters alone. */
 const EXTERNAL = ["libsql", "argon2", "pg", "pg-native", "bufferutil", "utf-8-validate"];
-const FUNCTIONS = ["user", "group", "chat", "proxy", "system"];
+const FUNCTIONS = ["user", "group", "chat", "proxy", "system", "mod", "img"];
 /** What one machine needs is not in the cloud: its adapters are left out of a function's bundle. */
 const NOT_IN_CLOUD = /\/lib\/(store\/(sqlite|postgres)|bus\/redis)\.ts$/;
 

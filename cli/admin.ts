@@ -54,7 +54,10 @@ export function addCommands(admin: Command): void {
     .option("--since <time>", "from that day (UTC) on", given(instant))
     .option("--until <time>", "before then", given(instant))
     .action(printUsage);
-  add("prune", "Delete events older than RETENTION_DAYS, expired sessions and old sign-in counters").action(prune);
+  add(
+    "prune",
+    "Delete events older than RETENTION_DAYS, messages older than EXPIRE_HOURS, expired sessions and old sign-in counters",
+  ).action(prune);
 }
 
 const PASSWORD = "the new password; - or nothing: standard input, or asked for on a terminal";

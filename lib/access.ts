@@ -1,14 +1,18 @@
+import { membersNamed } from "./auth/people.ts";
+import { findNamed, makeNamed } from "./chat/own.ts";
 import { type Claimed, claimPrompt, type Prompting } from "./chat/prompting.ts";
-import type { Call, Guard } from "./http/endpoint.ts";
-import { ApiError } from "./http/error.ts";
-import { named, type People } from "./http/fields.ts";
+import { type Call, callerOf, type Guard } from "./http/endpoint.ts";
+import { ApiError, forbid } from "./http/error.ts";
+import type { People } from "./http/fields.ts";
 import * as chats from "./repo/chats.ts";
 import * as groups from "./repo/groups.ts";
 import type { Caller } from "./repo/ledger.ts";
 import * as messages from "./repo/messages.ts";
 import * as sessions from "./repo/sessions.ts";
+import * as templates from "./repo/templates.ts";
 import * as users from "./repo/users.ts";
 import { tokenHash } from "./token.ts";
+import { isUuid } from "./uuid.ts";
 
 // Every guard of the product. A guard answers what it loaded; a handler has nothing but what its guard granted.
 
@@ -22,16 +26,15 @@ export const anyone: Guard<unknown, { caller: Caller | null }> = {
 /** Whoever presents a valid credential. */
 export const signedIn: Guard<unknown, { caller: Caller }> = {
   name: "signedIn",
-  admit: ({ caller }) => ({ caller: required(caller) }),
+  admit: (call) => ({ caller: callerOf(call) }),
 };
 
 /** Whoever signed in with a password. An API key is not enough: one that leaked must not make others or lock its owner out. */
 export const signedInByPassword: Guard<unknown, { caller: Caller }> = {
   name: "signedInByPassword",
-  admit: ({ caller }) => {
-    if (required(caller).kind === "key")
-      throw new ApiError("forbidden", { message: "Sign in for this; an API key is not enough." });
-    return { caller: required(caller) };
+  admit: (call) => {
+    if (callerOf(call).kind === "key") forbid("Sign in for this; an API key is not enough.");
+    return { caller: callerOf(call) };
   },
 };
 
@@ -39,8 +42,8 @@ export const signedInByPassword: Guard<unknown, { caller: Caller }> = {
 export const admin: Guard<unknown, { caller: Caller }> = {
   name: "admin",
   admit: (call) => {
-    const caller = required(call.caller);
-    if (!caller.admin) throw new ApiError("forbidden", { message: "Only an administrator may do this." });
+    const caller = callerOf(call);
+    if (!caller.admin) forbid("Only an administrator may do this.");
     return { caller };
   },
 };
@@ -49,7 +52,7 @@ export const admin: Guard<unknown, { caller: Caller }> = {
 export const self: Guard<{ id?: string | undefined }, { caller: Caller; user: users.UserView }> = {
   name: "self",
   admit: async (call, { id }) => {
-    const caller = required(call.caller);
+    const caller = callerOf(call);
     const wanted = id ?? caller.userId;
     const user = wanted === caller.userId || caller.admin ? await users.find(call.deps.store, wanted) : null;
     if (!user) throw new ApiError("not_found");
@@ -87,7 +90,7 @@ type GroupGrant = { caller: Caller; group: groups.GroupView };
 export const groupMember: Guard<GroupInput, GroupGrant> = {
   name: "groupMember",
   admit: async (call, { id, group_id = id }) => {
-    const caller = required(call.caller);
+    const caller = callerOf(call);
     if (group_id === undefined) throw new ApiError("invalid_input", { message: "group_id is missing.", param: "group_id" });
     const group = await groups.findForMember(call.deps.store, group_id, caller.userId);
     if (!group) throw new ApiError("not_found");
@@ -100,7 +103,7 @@ export const groupOwner: Guard<GroupInput, GroupGrant> = {
   name: "groupOwner",
   admit: async (call, input) => {
     const grant = await groupMember.admit(call, input);
-    if (grant.group.role !== "owner") throw new ApiError("forbidden", { message: "Only an owner of the group may do this." });
+    if (grant.group.role !== "owner") forbid("Only an owner of the group may do this.");
     return grant;
   },
 };
@@ -112,8 +115,7 @@ export const groupOwnerOrLeaving: Guard<GroupInput & People, GroupGrant & { user
     const grant = await groupMember.admit(call, input);
     const userIds = membersNamed(await groups.members(call.deps.store, grant.group.id), input);
     const others = userIds.some((id) => id !== grant.caller.userId);
-    if (others && grant.group.role !== "owner")
-      throw new ApiError("forbidden", { message: "Only an owner of the group removes others." });
+    if (others && grant.group.role !== "owner") forbid("Only an owner of the group removes others.");
     return { ...grant, userIds };
   },
 };
@@ -125,10 +127,21 @@ type ChatGrant = { caller: Caller; chat: chats.ChatView };
 export const chatMember: Guard<ChatInput, ChatGrant> = {
   name: "chatMember",
   admit: async (call, { id, chat_id = id }) => {
-    const caller = required(call.caller);
+    const caller = callerOf(call);
     if (chat_id === undefined) throw new ApiError("invalid_input", { message: "id is missing.", param: "id" });
-    const chat = await chats.findForMember(call.deps.store, chat_id, caller.userId);
+    const chat = await findNamed(call.deps, chat_id, caller.userId);
     if (!chat) throw new ApiError("not_found");
+    return { caller, chat };
+  },
+};
+
+/** The same, where a key of one's own may have no chat yet. */
+export const chatMemberIfAny: Guard<{ chat_id: string }, { caller: Caller; chat: chats.ChatView | null }> = {
+  name: "chatMemberIfAny",
+  admit: async (call, { chat_id }) => {
+    const caller = callerOf(call);
+    const chat = await findNamed(call.deps, chat_id, caller.userId);
+    if (!chat && isUuid(chat_id)) throw new ApiError("not_found");
     return { caller, chat };
   },
 };
@@ -138,9 +151,18 @@ export const chatOwner: Guard<ChatInput, ChatGrant> = {
   name: "chatOwner",
   admit: async (call, input) => {
     const grant = await chatMember.admit(call, input);
-    if (grant.chat.ownerId !== grant.caller.userId)
-      throw new ApiError("forbidden", { message: "Only the owner of the chat may do this." });
+    if (grant.chat.ownerId !== grant.caller.userId) forbid("Only the owner of the chat may do this.");
     return grant;
+  },
+};
+
+/** The owner of a chat; one's own is made where there is none with that key. */
+export const chatOwnerOrMaker: Guard<{ chat_id: string }, ChatGrant> = {
+  name: "chatOwnerOrMaker",
+  admit: async (call, input) => {
+    const { caller, chat } = await chatMemberIfAny.admit(call, input);
+    if (!chat) await makeNamed(call.deps, input.chat_id, caller.userId);
+    return chatOwner.admit(call, input);
   },
 };
 
@@ -151,8 +173,7 @@ export const chatOwnerOrLeaving: Guard<ChatInput & People, ChatGrant & { userIds
     const grant = await chatMember.admit(call, input);
     const userIds = membersNamed(await chats.users(call.deps.store, grant.chat.id), input);
     const others = userIds.some((id) => id !== grant.caller.userId);
-    if (others && grant.chat.ownerId !== grant.caller.userId)
-      throw new ApiError("forbidden", { message: "Only the owner of the chat removes others." });
+    if (others && grant.chat.ownerId !== grant.caller.userId) forbid("Only the owner of the chat removes others.");
     return { ...grant, userIds };
   },
 };
@@ -161,7 +182,7 @@ export const chatOwnerOrLeaving: Guard<ChatInput & People, ChatGrant & { userIds
 export const messageMember: Guard<{ id: string }, ChatGrant & { messageId: string }> = {
   name: "messageMember",
   admit: async (call, { id }) => {
-    const caller = required(call.caller);
+    const caller = callerOf(call);
     const chatId = await messages.chatOf(call.deps.store, id, caller.userId);
     if (chatId === null) throw new ApiError("not_found");
     return { ...(await chatMember.admit(call, { id: chatId })), messageId: id };
@@ -172,17 +193,41 @@ export const messageMember: Guard<{ id: string }, ChatGrant & { messageId: strin
 export const chatOrMessageMember: Guard<{ id: string }, ChatGrant & { messageId: string | undefined }> = {
   name: "chatOrMessageMember",
   admit: async (call, { id }) => {
-    const caller = required(call.caller);
-    const chat = await chats.findForMember(call.deps.store, id, caller.userId);
+    const caller = callerOf(call);
+    const chat = await findNamed(call.deps, id, caller.userId);
     return chat ? { caller, chat, messageId: undefined } : messageMember.admit(call, { id });
   },
 };
 
-/** Who makes a chat: anybody signed in, and in a group its members. */
-export const chatMaker: Guard<{ group_id?: string | undefined }, { caller: Caller; group: groups.GroupView | null }> = {
-  name: "chatMaker",
+/** Who makes a chat or a template: anybody signed in, and in a group its members. */
+export const maker: Guard<{ group_id?: string | undefined }, { caller: Caller; group: groups.GroupView | null }> = {
+  name: "maker",
   admit: async (call, { group_id }) =>
-    group_id === undefined ? { caller: required(call.caller), group: null } : groupMember.admit(call, { group_id }),
+    group_id === undefined ? { caller: callerOf(call), group: null } : groupMember.admit(call, { group_id }),
+};
+
+type TemplateGrant = { caller: Caller; template: templates.Template };
+
+/** Who sees a template: its owner, and the members of the group that it is shared with. */
+export const templateMember: Guard<{ id: string }, TemplateGrant> = {
+  name: "templateMember",
+  admit: async (call, { id }) => {
+    const caller = callerOf(call);
+    const template = await templates.findForMember(call.deps.store, id, caller.userId);
+    if (!template) throw new ApiError("not_found");
+    return { caller, template };
+  },
+};
+
+/** The owner of a template; who shares it with a group is a member of that, too. */
+export const templateOwner: Guard<{ id: string; group_id?: string | undefined }, TemplateGrant> = {
+  name: "templateOwner",
+  admit: async (call, { id, group_id }) => {
+    const grant = await templateMember.admit(call, { id });
+    if (grant.template.ownerId !== grant.caller.userId) forbid("Only the owner of the template may do this.");
+    if (group_id) await groupMember.admit(call, { group_id });
+    return grant;
+  },
 };
 
 /**
@@ -190,31 +235,13 @@ export const chatMaker: Guard<{ group_id?: string | undefined }, { caller: Calle
  * everybody wait, and between two of them somebody could have been removed.
  */
 export const prompter = <Input>(
-  read: (input: Input) => Prompting,
+  read: (input: Input, deps: Call["deps"]) => Prompting,
 ): Guard<Input, { caller: Caller; chat: chats.ChatView; claimed: Claimed; prompting: Prompting }> => ({
   name: "prompter",
   admit: async (call, input) => {
-    const caller = required(call.caller);
-    const prompting = read(input);
+    const caller = callerOf(call);
+    const prompting = read(input, call.deps);
     const claimed = await claimPrompt(call, caller.userId, prompting);
     return { caller, chat: claimed.chat, claimed, prompting };
   },
 });
-
-/** The ids of the members named, by id or username. Throws `not_found` where one is none. */
-function membersNamed(members: readonly { id: string; username: string }[], people: People): string[] {
-  const { ids, usernames } = named(people);
-  if (ids.length + usernames.length === 0) throw new ApiError("invalid_input", { message: "user_ids or usernames is missing." });
-  // Somebody's username may look like somebody else's id.
-  const taking = (key: "id" | "username") => (it: string) => {
-    const member = members.find((one) => one[key] === it);
-    if (!member) throw new ApiError("not_found", { message: `${it} does not take part by being added here.` });
-    return member.id;
-  };
-  return [...new Set([...ids.map(taking("id")), ...usernames.map(taking("username"))])];
-}
-
-function required(caller: Call["caller"]): Caller {
-  if (!caller) throw new ApiError("unauthenticated");
-  return caller;
-}

@@ -2,7 +2,8 @@ import * as z from "zod";
 import type { BusAddress } from "./bus/bus.ts";
 import type { StoreAddress } from "./store/open.ts";
 
-const DAY_MS = 86_400_000;
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
 
 const setting = <T extends z.ZodType>(schema: T, description: string): T => schema.describe(description);
 const wholeWithin = (min: number, max: number) =>
@@ -82,6 +83,15 @@ export const settings = z.object({
   MAX_TOKENS: setting(
     whole(16_000, 1),
     "About how many tokens a prompt and what is sent with it may have; the oldest messages are left out first.",
+  ),
+  EXPIRE_HOURS: setting(
+    whole(0, 0, 876_000),
+    "Hours after which messages of chats are forgotten: they are in no answer and no context, and are deleted. 0 keeps them for ever.",
+  ),
+  IMAGE_MODEL: setting(modelName.prefault("gpt-4o-mini"), "The model that is asked about images."),
+  MODERATE: setting(
+    oneOf("off", "flag", "block").prefault("off"),
+    "Whether prompts and images go to the upstream's moderation: flag marks them, block refuses what it flags.",
   ),
   LOG_BODIES: setting(oneOf("on", "off").prefault("on"), "Whether the audit log keeps request and response bodies."),
   LOG_BODY_BYTES: setting(whole(16_384, 0, 1_048_576), "Bytes of each body that the audit log keeps."),
@@ -168,6 +178,10 @@ export function readConfig(env: Record<string, string | undefined>, needs: reado
       aliases,
       contextPairs: s.MESSAGES_LENGTH,
       contextTokens: s.MAX_TOKENS,
+      imageModel: s.IMAGE_MODEL,
+      moderate: s.MODERATE,
+      /** 0: messages never expire. */
+      expireMs: s.EXPIRE_HOURS * HOUR_MS,
     },
     upstream: { key: s.API_KEY, url: s.API_URL, timeoutMs: s.UPSTREAM_TIMEOUT * 1000 },
     listen: { port: s.PORT, address: s.ADDRESS },

@@ -48,7 +48,9 @@ const IN_FLIGHT = { sqlite: 1, postgres: 4, neon: 8 } as const;
 /** Builds what an instance needs. Connections are opened when they are first used. */
 export async function createDeps(config: Config, sources: Sources = {}): Promise<Deps> {
   const { log = createLog(), now = Date.now, newId = createIds(), random = randomBytes } = sources;
-  const store = await openStore(config.store);
+  const { expireMs } = config.chat;
+  const expiredAt = () => (expireMs === 0 ? null : new Date(now() - expireMs));
+  const store = { ...(await openStore(config.store)), expiredAt };
   const { slidingMs } = config.session;
   const ledger = createLedger({ store, log, now, slidingMs, inFlight: IN_FLIGHT[config.store.kind] });
   const passwords = createPasswords();
@@ -65,7 +67,12 @@ export async function createDeps(config: Config, sources: Sources = {}): Promise
     upstream ??= createUpstream(config.upstream);
     return upstream;
   };
-  const generations = createGenerations({ bus, store, log, now, random, config, upstream: openUpstream });
+  const generations = createGenerations({
+    ...{ bus, store, log, now, random, config },
+    get upstream() {
+      return openUpstream();
+    },
+  });
   return {
     config,
     log,

@@ -2,5 +2,5 @@ import { sqlite } from "./kit.ts";
 import { tables } from "./tables.ts";
 
 const all = tables(sqlite);
-export const { users, sessions, tickets, groups, groupMembers, chats, chatUsers, messages } = all;
+export const { users, sessions, tickets, groups, groupMembers, chats, chatUsers, messages, images, templates } = all;
 export const { events, outcomes, usage, settings, throttles } = all;

@@ -1,8 +1,12 @@
 import { isNotNull, sql } from "drizzle-orm";
+import type { AnyPgColumn } from "drizzle-orm/pg-core";
 import type { Kit } from "./kit.ts";
 
 /** Every table, for either dialect. Ids, times and defaults come from code. */
 export const tables = (k: Kit) => {
+  /** The id of what a row is a part of, and goes with. */
+  const part = (name: string, of: () => AnyPgColumn) => k.text(name).notNull().references(of, { onDelete: "cascade" });
+
   const users = k.table(
     "users",
     {
@@ -24,10 +28,7 @@ export const tables = (k: Kit) => {
     {
       hash: k.text("hash").primaryKey(),
       id: k.text("id").notNull(),
-      userId: k
-        .text("user_id")
-        .notNull()
-        .references(() => users.id, { onDelete: "cascade" }),
+      userId: part("user_id", () => users.id),
       kind: k.text("kind").$type<"session" | "key">().notNull(),
       label: k.text("label"),
       hint: k.text("hint").notNull(),
@@ -51,21 +52,16 @@ export const tables = (k: Kit) => {
   const groupMembers = k.table(
     "group_members",
     {
-      groupId: k
-        .text("group_id")
-        .notNull()
-        .references(() => groups.id, { onDelete: "cascade" }),
-      userId: k
-        .text("user_id")
-        .notNull()
-        .references(() => users.id, { onDelete: "cascade" }),
+      groupId: part("group_id", () => groups.id),
+      userId: part("user_id", () => users.id),
       role: k.text("role").$type<"owner" | "member">().notNull(),
       createdAt: k.time("created_at").notNull(),
     },
     (t) => [k.key({ columns: [t.groupId, t.userId] }), k.index("group_members_user").on(t.userId)],
   );
 
-  // `last_seq` is the number of the newest message, also when that was deleted: a number is never given twice.
+  // `last_seq` is the number of the newest message, also when that was deleted: a number is never given twice. Messages up to
+  // `cleared_seq` were cleared, wherever a copy of them may still be. `key` is the name that its owner chose for it, if any.
   const chats = k.table(
     "chats",
     {
@@ -79,6 +75,8 @@ export const tables = (k: Kit) => {
       model: k.text("model").notNull(),
       systemPrompt: k.text("system_prompt"),
       lastSeq: k.big("last_seq").notNull(),
+      key: k.text("key"),
+      clearedSeq: k.big("cleared_seq"),
       createdAt: k.time("created_at").notNull(),
       updatedAt: k.time("updated_at").notNull(),
     },
@@ -88,14 +86,8 @@ export const tables = (k: Kit) => {
   const chatUsers = k.table(
     "chat_users",
     {
-      chatId: k
-        .text("chat_id")
-        .notNull()
-        .references(() => chats.id, { onDelete: "cascade" }),
-      userId: k
-        .text("user_id")
-        .notNull()
-        .references(() => users.id, { onDelete: "cascade" }),
+      chatId: part("chat_id", () => chats.id),
+      userId: part("user_id", () => users.id),
       createdAt: k.time("created_at").notNull(),
     },
     (t) => [k.key({ columns: [t.chatId, t.userId] }), k.index("chat_users_user").on(t.userId)],
@@ -106,10 +98,7 @@ export const tables = (k: Kit) => {
     "messages",
     {
       id: k.text("id").primaryKey(),
-      chatId: k
-        .text("chat_id")
-        .notNull()
-        .references(() => chats.id, { onDelete: "cascade" }),
+      chatId: part("chat_id", () => chats.id),
       seq: k.big("seq").notNull(),
       userId: k.text("user_id").notNull(),
       state: k.text("state").$type<"streaming" | "done" | "stopped" | "failed" | "off_record">().notNull(),
@@ -122,6 +111,10 @@ export const tables = (k: Kit) => {
       completionTokens: k.int("completion_tokens"),
       stoppedBy: k.text("stopped_by"),
       errorCode: k.text("error_code"),
+      // What moderation flagged the prompt for: its categories, with commas between.
+      flagged: k.text("flagged"),
+      // The address of an image that belongs to the prompt; of one that was given inline its type alone, and the rest is in `images`.
+      image: k.text("image"),
       createdAt: k.time("created_at").notNull(),
       updatedAt: k.time("updated_at").notNull(),
       // Last, because SQLite reads through long texts to what lies behind them.
@@ -132,16 +125,42 @@ export const tables = (k: Kit) => {
       k.unique("messages_chat").on(t.chatId, t.seq),
       k.index("messages_context").on(t.chatId, t.seq).where(isNotNull(t.contextTokens)),
       k.index("messages_streaming").on(t.chatId).where(sql`state = 'streaming'`),
+      // What has expired is deleted by it, the oldest first.
+      k.index("messages_created").on(t.createdAt),
     ],
+  );
+
+  // Images that were given inline, as `data:` addresses: apart, because they are large and few readers want them.
+  const images = k.table("images", {
+    messageId: k
+      .text("message_id")
+      .primaryKey()
+      .references(() => messages.id, { onDelete: "cascade" }),
+    url: k.text("url").notNull(),
+  });
+
+  // A prompt that somebody saved, with `{{fields}}` to be filled in; for themselves, or for a group that they are a member of.
+  const templates = k.table(
+    "templates",
+    {
+      id: k.text("id").primaryKey(),
+      ownerId: k
+        .text("owner_id")
+        .notNull()
+        .references(() => users.id),
+      groupId: k.text("group_id").references(() => groups.id, { onDelete: "set null" }),
+      name: k.text("name").notNull(),
+      createdAt: k.time("created_at").notNull(),
+      updatedAt: k.time("updated_at").notNull(),
+      text: k.text("text").notNull(),
+    },
+    (t) => [k.index("templates_owner").on(t.ownerId), k.index("templates_group").on(t.groupId).where(isNotNull(t.groupId))],
   );
 
   // A ticket opens one stream in the name of the session that it was made with.
   const tickets = k.table("tickets", {
     hash: k.text("hash").primaryKey(),
-    sessionHash: k
-      .text("session_hash")
-      .notNull()
-      .references(() => sessions.hash, { onDelete: "cascade" }),
+    sessionHash: part("session_hash", () => sessions.hash),
     expiresAt: k.time("expires_at").notNull(),
   });
 
@@ -210,7 +229,7 @@ export const tables = (k: Kit) => {
   });
 
   return {
-    ...{ users, sessions, tickets, groups, groupMembers, chats, chatUsers, messages },
+    ...{ users, sessions, tickets, groups, groupMembers, chats, chatUsers, messages, images, templates },
     ...{ events, outcomes, usage, settings, throttles },
   };
 };

@@ -33,7 +33,7 @@ const ADAPTERS: Record<string, RegExp> = {
   argon2: /^lib\/auth\/passwords\.ts$/,
   ioredis: /^lib\/bus\/redis(-[a-z]+)?\.ts$/,
   "@upstash/redis": /^lib\/bus\/upstash(-[a-z]+)?\.ts$/,
-  openai: /^lib\/llm\/completion\.ts$/,
+  openai: /^lib\/llm\/(client|completion|moderation)\.ts$/,
   ws: /^lib\/http\/ws\.ts$/,
   undici: /^lib\/(llm\/upstream|store\/neon|bus\/upstash(-[a-z]+)?|proxy\/exchange)\.ts$/,
   hono: /^lib\/http\/serve\.ts$/,

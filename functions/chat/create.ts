@@ -1,9 +1,9 @@
 import * as z from "zod";
-import { chatMaker } from "../../lib/access.ts";
+import { maker } from "../../lib/access.ts";
 import { endpoint } from "../../lib/http/endpoint.ts";
-import { id, label } from "../../lib/http/fields.ts";
+import { id, label, model } from "../../lib/http/fields.ts";
 import * as chats from "../../lib/repo/chats.ts";
-import { ChatView, chatView, model } from "./views.ts";
+import { ChatView, chatView } from "./views.ts";
 
 const DEFAULT_NAME = "New chat";
 
@@ -11,7 +11,7 @@ export const create = endpoint({
   name: "chat.create",
   summary: "Make a chat, of my own or in a group",
   route: "POST /chat/create",
-  access: chatMaker,
+  access: maker,
   input: z.object({ name: label.default(DEFAULT_NAME), model: model.optional(), group_id: id.optional() }),
   output: ChatView,
   errors: ["not_found"],

@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { chatOwner } from "../../lib/access.ts";
-import { announce } from "../../lib/chat/announce.ts";
+import { announce, announceCleared } from "../../lib/chat/announce.ts";
 import { stopReplies } from "../../lib/chat/stop.ts";
 import { endpoint } from "../../lib/http/endpoint.ts";
 import { ApiError } from "../../lib/http/error.ts";
@@ -18,8 +18,10 @@ export const remove = endpoint({
   errors: ["forbidden", "not_found"],
   run: async ({ grant: { caller, chat }, deps }) => {
     const seenBy = await chats.participants(deps.store, chat.id);
-    await stopReplies(deps, chat.id, undefined, caller.userId);
+    const stopped = await stopReplies(deps, chat.id, undefined, caller.userId);
     if (!(await chats.remove(deps.store, chat.id, caller.userId))) throw new ApiError("not_found");
+    // A key that names another chat some day finds nothing of this one.
+    await announceCleared(deps, chat.id, stopped, null);
     await announce(deps, chat.id, { t: "member", added: [], removed: seenBy.map(({ id }) => id) });
     return {};
   },

@@ -2,7 +2,7 @@ import * as z from "zod";
 import { signedIn } from "../../lib/access.ts";
 import { endpoint } from "../../lib/http/endpoint.ts";
 import { id, instant, whole } from "../../lib/http/fields.ts";
-import * as chats from "../../lib/repo/chats.ts";
+import * as chatList from "../../lib/repo/chat-list.ts";
 import { ChatView, chatView, MessageView, messageView } from "./views.ts";
 
 const ListedChat = ChatView.extend({
@@ -16,7 +16,7 @@ const cursor = z
   .string()
   .regex(/^\d{1,15}_[0-9a-f-]{36}$/, "is not a cursor")
   .transform((text) => ({ updatedAt: new Date(Number(text.split("_", 1)[0])), id: text.slice(text.indexOf("_") + 1) }));
-const cursorOf = ({ id, updatedAt }: chats.ListedChat) => `${updatedAt.getTime()}_${id}`;
+const cursorOf = ({ id, updatedAt }: chatList.ListedChat) => `${updatedAt.getTime()}_${id}`;
 
 export const listChats = endpoint({
   name: "chat.index",
@@ -33,7 +33,7 @@ export const listChats = endpoint({
   // What was said is in the events of those who said it, unless it was off the record.
   audit: "row",
   run: async ({ grant: { caller }, input: { group_id: groupId, after, cursor, limit }, deps: { store } }) => {
-    const found = await chats.listForMember(store, caller.userId, { groupId, after, cursor, limit: limit + 1 });
+    const found = await chatList.listForMember(store, caller.userId, { groupId, after, cursor, limit: limit + 1 });
     const page = found.slice(0, limit);
     const last = page.at(-1);
     return {

@@ -3,7 +3,7 @@ import { chatOrMessageMember } from "../../lib/access.ts";
 import { stopReplies, whenStopped } from "../../lib/chat/stop.ts";
 import { endpoint } from "../../lib/http/endpoint.ts";
 import { id } from "../../lib/http/fields.ts";
-import { MessageView, messageView } from "./views.ts";
+import { MessageView, messageView, ofChat } from "./views.ts";
 
 export const stop = endpoint({
   name: "chat.stop",
@@ -11,7 +11,7 @@ export const stop = endpoint({
   route: "POST /chat/stop",
   access: chatOrMessageMember,
   /** `id` is a chat's, or a message's. */
-  input: z.object({ id, message_id: id.optional() }),
+  input: z.object({ ...ofChat, message_id: id.optional() }),
   output: z.object({ messages: z.array(MessageView) }),
   errors: ["not_found"],
   run: async ({ grant: { caller, chat, messageId }, input, deps }) => {

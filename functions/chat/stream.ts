@@ -11,7 +11,7 @@ export const watch = stream({
   input: z.object(ofChat),
   errors: ["not_found"],
   open: async ({ grant: { caller, chat }, deps, viewer }) => {
-    const detach = await deps.live.attach(chat.id, viewer);
+    const detach = await deps.live.attach(chat, viewer);
     const unwatch = deps.membership.watch({ chatId: chat.id, userId: caller.userId }, () => viewer.end("access_ended"));
     return () => {
       unwatch();

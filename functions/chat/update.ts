@@ -2,9 +2,9 @@ import * as z from "zod";
 import { chatOwner } from "../../lib/access.ts";
 import { endpoint } from "../../lib/http/endpoint.ts";
 import { ApiError } from "../../lib/http/error.ts";
-import { label } from "../../lib/http/fields.ts";
+import { label, model } from "../../lib/http/fields.ts";
 import * as chats from "../../lib/repo/chats.ts";
-import { ChatView, chatView, model, ofChat } from "./views.ts";
+import { ChatView, chatView, ofChat } from "./views.ts";
 
 export const update = endpoint({
   name: "chat.update",

@@ -1,21 +1,31 @@
 import * as z from "zod";
-import { id, time } from "../../lib/http/fields.ts";
+import { imageAddress } from "../../lib/chat/turn.ts";
+import { chatName, model, time, whole } from "../../lib/http/fields.ts";
 import type { ChatView as Chat, Participant } from "../../lib/repo/chats.ts";
 import type { MessageView as Message } from "../../lib/repo/messages.ts";
 
-/** The name of a model, as the upstream or `MODEL_ALIASES` has it. */
-export const model = z.string().regex(/^[\x21-\x7e]{1,128}$/, "is not the name of a model");
-
-/** A prompt: some text. */
-export const PROMPT_BYTES = 262_144;
-export const prompt = z.string().min(1, "is empty").max(PROMPT_BYTES, `is longer than ${PROMPT_BYTES} characters`);
-
 /** The chat that is meant. */
-export const ofChat = { id };
+export const ofChat = { id: chatName };
+
+const MOST_CONTEXT = 50;
+/** How a prompt is to be answered. */
+export const promptOptions = {
+  /** How many earlier prompts with their replies go with it. */
+  context: whole(0, MOST_CONTEXT).optional(),
+  model: model.optional(),
+  /** Whether those who watch get the reply as it comes. */
+  stream: z.boolean().default(false),
+};
+export const PROMPT_ERRORS = [
+  ...(["not_found", "message_id_taken", "idempotency_mismatch", "content_flagged"] as const),
+  ...(["upstream_refused", "upstream_busy", "upstream_timeout"] as const),
+] as const;
 
 /** A chat as those see it who may. */
 export const ChatView = z.object({
   id: z.string(),
+  /** What its owner calls it in paths, where they chose that. */
+  key: z.string().nullable(),
   name: z.string(),
   model: z.string(),
   owner_id: z.string(),
@@ -25,6 +35,7 @@ export const ChatView = z.object({
 });
 export const chatView = (chat: Chat): z.input<typeof ChatView> => ({
   id: chat.id,
+  key: chat.key,
   name: chat.name,
   model: chat.model,
   owner_id: chat.ownerId,
@@ -43,11 +54,15 @@ export const MessageView = z.object({
   username: z.string().nullable(),
   prompt: z.string(),
   reply: z.string(),
+  /** The address of an image that belongs to the prompt; of one that was given inline, where it can be had. */
+  image: z.string().nullable(),
   model: z.string(),
   otr: z.boolean(),
   state: z.enum(["streaming", "done", "stopped", "failed", "off_record"]),
   stopped_by: z.string().nullable(),
   error_code: z.string().nullable(),
+  /** What moderation flagged the prompt for. */
+  flagged: z.array(z.string()).nullable(),
   prompt_tokens: z.int().nullable(),
   completion_tokens: z.int().nullable(),
   created_at: time,
@@ -61,11 +76,13 @@ export const messageView = (message: Message): z.input<typeof MessageView> => ({
   username: message.username,
   prompt: message.prompt,
   reply: message.reply,
+  image: imageAddress(message),
   model: message.model,
   otr: message.state === "off_record",
   state: message.state,
   stopped_by: message.state === "stopped" ? message.stoppedBy : null,
   error_code: message.errorCode,
+  flagged: message.flagged?.split(",") ?? null,
   prompt_tokens: message.promptTokens,
   completion_tokens: message.completionTokens,
   created_at: message.createdAt.toISOString(),

@@ -11,8 +11,8 @@ export type Membership = Rounds<Place>;
 export type MembershipOptions = {
   store: Store;
   log: Log;
-  /** Hears on the way what the store says is the newest number of each chat that is watched. */
-  onChat(chatId: string, lastSeq: number): void;
+  /** Hears on the way what the store says of each chat that is watched: its newest number, and up to which it was cleared. */
+  onChat(chatId: string, lastSeq: number, clearedSeq: number): void;
   everyMs?: number;
 };
 
@@ -22,7 +22,8 @@ export function createMembership({ store, log, onChat, everyMs = AUTHORIZE_EVERY
     everyMs,
     allowed: async (places) => {
       const seen = await chats.visibleAmong(store, places);
-      for (const [chatId, lastSeq] of new Map(seen.map((row) => [row.chatId, row.lastSeq]))) onChat(chatId, lastSeq);
+      const watched = new Map(seen.map((row) => [row.chatId, row]));
+      for (const { chatId, lastSeq, clearedSeq } of watched.values()) onChat(chatId, lastSeq, clearedSeq ?? 0);
       const pairs = new Set(seen.map(({ chatId, userId }) => `${chatId} ${userId}`));
       return ({ chatId, userId }) => pairs.has(`${chatId} ${userId}`);
     },

@@ -15,3 +15,16 @@ export async function existing(store: Store, people: People): Promise<string[]> 
   if (unknown !== undefined) throw new ApiError("not_found", { message: `There is no user ${unknown}.` });
   return found.map(({ id }) => id);
 }
+
+/** The ids of the members named, by id or username. Throws `not_found` where one is none. */
+export function membersNamed(members: readonly { id: string; username: string }[], people: People): string[] {
+  const { ids, usernames } = named(people);
+  if (ids.length + usernames.length === 0) throw new ApiError("invalid_input", { message: "user_ids or usernames is missing." });
+  // Somebody's username may look like somebody else's id.
+  const taking = (key: "id" | "username") => (it: string) => {
+    const member = members.find((one) => one[key] === it);
+    if (!member) throw new ApiError("not_found", { message: `${it} does not take part by being added here.` });
+    return member.id;
+  };
+  return [...new Set([...ids.map(taking("id")), ...usernames.map(taking("username"))])];
+}

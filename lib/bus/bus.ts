@@ -63,6 +63,11 @@ export type Bus = {
    * faster. Who takes it holds it for a lease: if nothing comes of that, or the answer was lost, it can be taken once more.
    */
   take(chat: string, generation: string): Promise<boolean>;
+  /**
+   * In one step: empties a chat's log, settles these replies, so that their producers can add nothing more, and adds and delivers
+   * a line that says so.
+   */
+  clear(chat: string, generations: readonly string[], text: string): Promise<void>;
   ping(): Promise<void>;
   close(): Promise<void>;
 };

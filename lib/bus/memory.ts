@@ -34,6 +34,10 @@ export function openMemory(options: BusOptions): Bus {
     subscribe: async (chat, listener) => roomOf(chat).subscribe(listener),
     stop: async (chat, generation, userId) => roomOf(chat).stop(generation, userId),
     take: async (chat, generation) => roomOf(chat).take(generation),
+    clear: async (chat, generations, text) => {
+      assertFrame(text, undefined);
+      roomOf(chat).clear(generations, text);
+    },
     ping: async () => {
       if (isClosed) throw new BusError(new Error("it is closed"));
     },
@@ -108,9 +112,16 @@ class Room {
     const now = performance.now();
     const held = live(this.#replies, generation, now);
     if (held && (held.producer !== null || now < held.heldUntil)) return false;
-    const { leaseMs, logMs } = this.#options;
-    this.#replies.set(generation, { producer: null, n: 0, id: null, heldUntil: now + leaseMs, until: now + logMs });
+    this.#settle(generation, now);
     return true;
+  }
+
+  clear(generations: readonly string[], text: string): void {
+    const now = performance.now();
+    const before = this.#log(now).at(-1)?.id ?? null;
+    for (const generation of generations) this.#settle(generation, now);
+    this.#entries = [];
+    this.#add(text, now, before);
   }
 
   get isEmpty(): boolean {
@@ -120,9 +131,14 @@ class Room {
     return this.#log(now).length + this.#replies.size + this.#stops.size + this.listeners.size === 0;
   }
 
-  #add(text: string, now: number): string {
+  #settle(generation: string, now: number): void {
+    const { leaseMs, logMs } = this.#options;
+    this.#replies.set(generation, { producer: null, n: 0, id: null, heldUntil: now + leaseMs, until: now + logMs });
+  }
+
+  #add(text: string, now: number, prev = this.#log(now).at(-1)?.id ?? null): string {
     const entries = this.#log(now);
-    const entry = { id: this.#newId(), prev: entries.at(-1)?.id ?? null, text };
+    const entry = { id: this.#newId(), prev, text };
     entries.push(entry);
     if (entries.length > this.#options.logLength) entries.shift();
     this.#until = now + this.#options.logMs;

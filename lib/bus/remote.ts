@@ -3,7 +3,7 @@ import { type Appended, type Bus, BusError, type BusOptions } from "./bus.ts";
 import { Channels, type Dial } from "./channels.ts";
 import { assertFrame, chained, isEntryId } from "./entry.ts";
 import { keysOf } from "./keys.ts";
-import { APPEND, type Script, TAKE } from "./script.ts";
+import { APPEND, CLEAR, type Script, TAKE } from "./script.ts";
 
 /** What differs between one way to a Redis and another. */
 export type Server = {
@@ -75,6 +75,11 @@ export function openRemote(server: Server, options: BusOptions): Bus {
     take: async (chat, generation) => {
       const keys = [keysOf(chat).reply(generation)];
       return (await ask(() => run(TAKE, keys, [String(logMs), String(leaseMs)]), oneOf(0, 1))) === 1;
+    },
+    clear: async (chat, generations, text) => {
+      assertFrame(text, undefined);
+      const { log, channel, reply } = keysOf(chat);
+      await ask(() => run(CLEAR, [log, ...generations.map(reply)], [channel, text, String(logMs)]), oneOf(1));
     },
     ping: () => ask(() => server.send(["PING"]), oneOf("PONG")).then(() => {}),
     close: async () => {

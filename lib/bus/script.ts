@@ -46,6 +46,20 @@ redis.call('SET', KEYS[1], 'settled', 'PX', ARGV[1])
 return 1
 `);
 
+/**
+ * KEYS: log, and the replies to be settled. ARGV: channel, text, log's ms. Answers 1. The log is trimmed rather than deleted: it
+ * remembers its last id then, and the next one is larger, whatever the clock says.
+ */
+export const CLEAR = script(`
+local before = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+for i = 2, #KEYS do redis.call('SET', KEYS[i], 'settled', 'PX', ARGV[3]) end
+redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
+local id = redis.call('XADD', KEYS[1], '*', 't', ARGV[2])
+redis.call('PUBLISH', ARGV[1], id .. ' ' .. (before and before[1] or '-') .. ' ' .. ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+`);
+
 function script(lua: string): Script {
   return { lua, sha: createHash("sha1").update(lua).digest("hex") };
 }

@@ -5,9 +5,21 @@ import type { Told } from "./told.ts";
 /** How long an answer waits for those who watch to be told. */
 const PATIENCE_MS = 300;
 
+type Needs = Pick<Deps, "bus" | "log">;
+
 /** Tells those who watch a chat, where the bus can; what they miss they find in the store. */
-export async function announce({ bus, log }: Pick<Deps, "bus" | "log">, chatId: string, told: Told): Promise<void> {
-  const said = bus.append(chatId, JSON.stringify(told)).then(
+export const announce = (deps: Needs, chatId: string, told: Told): Promise<void> =>
+  telling(deps, chatId, deps.bus.append(chatId, JSON.stringify(told)));
+
+/**
+ * Tells them that what was said up to a number is gone, replies that were being made among it, and takes it out of the log. Null:
+ * the chat itself is gone.
+ */
+export const announceCleared = (deps: Needs, chatId: string, replies: readonly string[], upTo: number | null): Promise<void> =>
+  telling(deps, chatId, deps.bus.clear(chatId, replies, JSON.stringify({ t: "cleared", upTo } satisfies Told)));
+
+async function telling({ log }: Needs, chatId: string, told: Promise<unknown>): Promise<void> {
+  const said = told.then(
     () => {},
     (error: unknown) => {
       if (!(error instanceof BusError)) throw error;

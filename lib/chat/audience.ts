@@ -14,10 +14,16 @@ type Seat = { viewer: Viewer; first: Frame[]; next: number; full: boolean };
  */
 export class Audience {
   readonly #seats = new Set<Seat>();
+  /** Whether what a frame tells of has expired. */
+  readonly #isOver: (frame: Frame) => boolean;
   #kept: Frame[] = [];
   /** The number of the first frame that is kept. */
   #start = 0;
   #characters = 0;
+
+  constructor(isOver: (frame: Frame) => boolean) {
+    this.#isOver = isOver;
+  }
 
   get size(): number {
     return this.#seats.size;
@@ -46,7 +52,7 @@ export class Audience {
   /** What was said behind the frame with this id; null where that one is not kept. */
   behind(after: string): Frame[] | null {
     const index = this.#kept.findLastIndex(({ id }) => id === after);
-    return index < 0 ? null : this.#kept.slice(index + 1);
+    return index < 0 ? null : this.#kept.slice(index + 1).filter((frame) => !this.#isOver(frame));
   }
 
   /** Seats a viewer who gets nothing yet; what is said from now on follows what the answer is called with. */
@@ -58,6 +64,14 @@ export class Audience {
       Object.assign(seat, { first, full: false });
       this.#catchUp(seat);
     };
+  }
+
+  /** Forgets all that was said, also what was still to be sent. */
+  clear(): void {
+    this.#start += this.#kept.length;
+    this.#kept = [];
+    this.#characters = 0;
+    for (const seat of this.#seats) Object.assign(seat, { first: [], next: this.#start });
   }
 
   leave(viewer: Viewer): void {
@@ -86,6 +100,7 @@ export class Audience {
       const frame = own ?? this.#kept[seat.next - this.#start];
       if (!frame) return;
       if (!own) seat.next++;
+      if (this.#isOver(frame)) continue;
       seat.full = !viewer.send(frame);
     }
   }

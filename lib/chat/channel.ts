@@ -1,13 +1,15 @@
-import { BUS_OPTIONS, BusError, type Entry, type Subscription } from "../bus/bus.ts";
+import { BUS_OPTIONS } from "../bus/bus.ts";
 import type { Deps } from "../deps.ts";
+import type { Frame } from "../http/frame.ts";
 import type { Viewer } from "../http/viewer.ts";
 import { describeError } from "../log.ts";
 import * as messages from "../repo/messages.ts";
 import { Audience } from "./audience.ts";
 import { historyFrames, isPiece, resetFrame } from "./frames.ts";
+import { Mirror } from "./mirror.ts";
 import { Replies, type Reply } from "./replies.ts";
 import { settle } from "./settle.ts";
-import { isAfter, parseTold } from "./told.ts";
+import type { Told } from "./told.ts";
 
 /** After how long a running reply is quiet, and its log is read to see whether the line is dead. */
 const QUIET_MS = 5_000;
@@ -22,39 +24,35 @@ const ASK_STORE_MS = 2_000;
 type Needs = Pick<Deps, "bus" | "store" | "log" | "now"> & { onMembers(): void };
 
 /**
- * One chat as this instance follows it: a mirror of the chat's log, for all who watch it here. Frames come by one subscription;
- * a gap between them is filled from the log, a log that is lost from the store, and while the bus is down the store is asked.
+ * One chat as this instance follows it, for all who watch it here: frames come from its log, and from the store where that is
+ * lost, or while the bus is down.
  */
 export class Channel {
   readonly #deps: Needs;
   readonly #chatId: string;
-  readonly #audience = new Audience();
+  readonly #audience: Audience;
   readonly #replies: Replies;
-  #ready: Promise<void>;
-  #subscription: Subscription | null = null;
-  /** Where we are in the log. */
-  #lastId: string | null = null;
-  /** What came while the log was being read. */
-  #waiting: Entry[] = [];
-  #loading: Promise<void> | null = null;
-  #again = false;
-  /** When the log was read last, or we began; what came since is asked of the store where the bus is down. */
-  #readAt: number;
-  /** The bus is down, and the store was asked up to here. */
+  readonly #mirror: Mirror;
+  readonly #ready: Promise<void>;
+  /** The store was asked up to here, while the bus was down. */
   #polled: number | null = null;
   /** The newest number that the store told of while the log had not. */
   #unheardSeq = 0;
-  #closed = false;
 
   constructor(deps: Needs, chatId: string) {
     this.#deps = deps;
     this.#chatId = chatId;
+    this.#audience = new Audience(({ at }) => at !== null && at <= (deps.store.expiredAt()?.getTime() ?? 0));
     this.#replies = new Replies(
       (frame) => this.#audience.say(frame),
       (id) => void this.#guarded(() => this.#fetch(id)),
     );
-    this.#readAt = deps.now();
-    this.#ready = this.#load();
+    this.#mirror = new Mirror(deps, chatId, {
+      told: (id, told, writtenMs) => this.#tell(id, told, writtenMs),
+      begun: () => this.#learnRunning(),
+      lost: () => this.#beginAnew(),
+    });
+    this.#ready = this.#mirror.settled();
   }
 
   /** How many watch here. */
@@ -62,22 +60,26 @@ export class Channel {
     return this.#audience.size;
   }
 
-  /** Seats a viewer, who gets what came behind the frame they have seen; without one, or where it is forgotten, what is running. */
-  async attach(viewer: Viewer, after: string | null): Promise<void> {
-    await this.#ready;
-    while (this.#loading) await this.#loading;
-    if (after === null) this.#audience.seat(viewer, null, this.#replies.soFar(this.#lastId));
-    else if (after === this.#lastId) this.#audience.seat(viewer, null);
+  /**
+   * Seats a viewer, who gets what came behind the frame they have seen; without one, or where it is forgotten, what is running.
+   * What was cleared, as the store has it, nobody gets.
+   */
+  async attach(viewer: Viewer, after: string | null, clearedSeq: number): Promise<void> {
+    await this.#mirror.settled();
+    this.#clear(null, clearedSeq);
+    const { lastId } = this.#mirror;
+    if (after === null) this.#audience.seat(viewer, null, this.#replies.soFar(lastId));
+    else if (after === lastId) this.#audience.seat(viewer, null);
     else if (!this.#audience.seat(viewer, after)) await this.#seatAnew(viewer);
   }
 
   /** The same for one who was sent something: no piece comes twice, for what has ended is said whole, and what runs begins anew. */
   async resume(viewer: Viewer, after: string): Promise<void> {
-    await this.#ready;
-    while (this.#loading) await this.#loading;
-    const missed = after === this.#lastId ? [] : this.#audience.behind(after);
+    await this.#mirror.settled();
+    const { lastId } = this.#mirror;
+    const missed = after === lastId ? [] : this.#audience.behind(after);
     if (!missed) return this.#seatAnew(viewer);
-    this.#audience.seat(viewer, null, [...missed.filter((it) => !isPiece(it)), ...this.#replies.soFar(this.#lastId)]);
+    this.#audience.seat(viewer, null, [...missed.filter((it) => !isPiece(it)), ...this.#replies.soFar(lastId)]);
   }
 
   detach(viewer: Viewer): void {
@@ -99,14 +101,16 @@ export class Channel {
   async look(): Promise<void> {
     await this.#ready;
     await this.#guarded(async () => {
-      if (this.#polled !== null) await this.#load();
-      if (this.#polled !== null) return this.#poll();
+      const mirror = this.#mirror;
+      if (mirror.downSince !== null) await mirror.load();
+      if (mirror.downSince !== null) return this.#poll(mirror.downSince);
+      this.#polled = null;
       const nowMs = performance.now();
       const quiet = [...this.#replies.running.values()].filter((it) => nowMs - Math.max(it.heardMs, it.askedMs) >= QUIET_MS);
       if (quiet.length === 0) return;
-      const heardUpTo = this.#lastId;
-      await this.#load();
-      if (this.#lastId !== heardUpTo) this.#subscription?.renew();
+      const heardUpTo = mirror.lastId;
+      await mirror.load();
+      if (mirror.lastId !== heardUpTo) mirror.renew();
       for (const reply of quiet) await this.#settle(reply);
     });
   }
@@ -119,92 +123,64 @@ export class Channel {
     });
   }
 
-  /** What the store says is the chat's newest number. Where the log has it and it was not heard, or never gets it, the line is dead. */
-  notice(lastSeq: number): void {
+  /**
+   * What the store says is the chat's newest number, and up to which it was cleared. Where the log has the newest and it was not
+   * heard, or never gets it, the line is dead.
+   */
+  notice(lastSeq: number, clearedSeq: number): void {
+    this.#clear(null, clearedSeq);
     if (lastSeq <= this.#replies.lastSeq) return;
-    void this.#load();
+    void this.#mirror.load();
     if (this.#unheardSeq > this.#replies.lastSeq) {
       this.#replies.lastSeq = lastSeq;
-      this.#subscription?.renew();
+      this.#mirror.renew();
     }
     this.#unheardSeq = lastSeq;
   }
 
   close(): void {
-    this.#closed = true;
-    this.#subscription?.close();
+    this.#mirror.close();
   }
 
-  /** Reads the log from where we are, then what came meanwhile. One reading at a time; one more where it was asked for meanwhile. */
-  #load(): Promise<void> {
-    this.#again = this.#loading !== null;
-    this.#loading ??= this.#read().finally(() => {
-      this.#loading = null;
-      if (this.#again && !this.#closed) void this.#load();
-    });
-    return this.#loading;
+  #tell(id: string, told: Told, writtenMs: number): void {
+    if (told.t === "cleared") this.#clear(id, told.upTo);
+    else this.#replies.tell(id, told, writtenMs);
+    if (told.t === "member") this.#deps.onMembers();
   }
 
-  async #read(): Promise<void> {
-    const { bus, log, now } = this.#deps;
-    const chatId = this.#chatId;
-    const startedAt = now();
-    try {
-      if (!this.#subscription) {
-        const missed = () => void this.#load();
-        this.#subscription = await bus.subscribe(chatId, { entry: (entry) => this.#hear(entry), missed });
-        if (this.#closed) return this.#subscription.close();
-        await this.#learnRunning();
-      }
-      const entries = (await bus.since(chatId, this.#lastId)) ?? (await this.#readAnew());
-      for (const entry of entries) this.#take(entry);
-      this.#polled = null;
-      this.#readAt = startedAt;
-    } catch (error) {
-      if (!(error instanceof BusError)) log({ severity: "ERROR", message: "chat not followed", ...describeError(error) });
-      this.#polled ??= this.#readAt - OVERLAP_MS;
-    }
-    for (const entry of this.#waiting.splice(0)) this.#take(entry);
+  /** What was said up to a number is gone: those who watch begin anew, with what came later. */
+  #clear(entryId: string | null, upTo: number | null): void {
+    if (upTo !== null && upTo <= this.#replies.clearedSeq) return;
+    this.#replies.clear(upTo);
+    this.#audience.clear();
+    this.#say(resetFrame(entryId), ...this.#replies.soFar(null));
+    // What was said later, and ended before it was known that what came before is gone.
+    if (upTo !== null && this.#replies.lastSeq > upTo)
+      void this.#guarded(async () => this.#say(...historyFrames(await this.#history())));
   }
 
   /** The log is not the one that we knew: those who watch are told so, and what the store has, before what the log has. */
-  async #readAnew(): Promise<Entry[]> {
-    const page = await messages.page(this.#deps.store, this.#chatId, undefined, HISTORY);
-    const entries = await this.#deps.bus.since(this.#chatId, null);
-    this.#lastId = null;
-    this.#audience.say(resetFrame());
-    for (const frame of [...historyFrames(page), ...this.#replies.soFar(null)]) this.#audience.say(frame);
-    this.#replies.settled(page);
-    return entries ?? [];
-  }
-
-  #hear(entry: Entry): void {
-    const follows = entry.prev === this.#lastId || entry.prev === null;
-    if (!this.#loading && follows) {
-      this.#take(entry);
-      return;
-    }
-    if (!isAfter(entry.id, this.#lastId)) return;
-    this.#waiting.push(entry);
-    if (!this.#loading) void this.#load();
-  }
-
-  #take({ id, text }: Entry): void {
-    if (!isAfter(id, this.#lastId)) return;
-    this.#lastId = id;
-    const told = parseTold(text);
-    const ageMs = Math.max(0, this.#deps.now() - Number(id.split("-", 1)[0]));
-    if (!told) return;
-    this.#replies.tell(id, told, performance.now() - ageMs);
-    if (told.t === "member") this.#deps.onMembers();
+  async #beginAnew(): Promise<() => void> {
+    const page = await this.#history();
+    return () => {
+      this.#say(resetFrame(), ...historyFrames(page), ...this.#replies.soFar(null));
+      this.#replies.settled(page);
+    };
   }
 
   /** A viewer whose place is lost gets the store's messages, and what is said while they are read right behind them. */
   async #seatAnew(viewer: Viewer): Promise<void> {
-    const running = this.#replies.soFar(this.#lastId);
+    const running = this.#replies.soFar(this.#mirror.lastId);
     const release = this.#audience.hold(viewer);
-    const page = await messages.page(this.#deps.store, this.#chatId, undefined, HISTORY);
-    release([resetFrame(), ...historyFrames(page), ...running]);
+    release([resetFrame(), ...historyFrames(await this.#history()), ...running]);
+  }
+
+  #say(...frames: Frame[]): void {
+    for (const frame of frames) this.#audience.say(frame);
+  }
+
+  #history(): Promise<messages.MessageView[]> {
+    return messages.page(this.#deps.store, this.#chatId, undefined, HISTORY);
   }
 
   async #learnRunning(): Promise<void> {
@@ -214,10 +190,10 @@ export class Channel {
     }
   }
 
-  async #poll(): Promise<void> {
+  async #poll(downSince: number): Promise<void> {
     const { store, now } = this.#deps;
-    const since = new Date(this.#polled ?? now());
-    this.#polled = now() - OVERLAP_MS;
+    const since = new Date((this.#polled ?? downSince) - OVERLAP_MS);
+    this.#polled = now();
     for (const message of await messages.changedSince(store, this.#chatId, since, POLL_MOST)) this.#replies.learn(message);
   }
 

@@ -3,15 +3,21 @@ import { type CompletionEnd, type CompletionMessage, complete } from "../llm/com
 import { CompletionError } from "../llm/retry.ts";
 import { estimateTokens } from "../llm/tokens.ts";
 import { describeError } from "../log.ts";
+import type { Pair } from "../repo/claims.ts";
+import { prune } from "../repo/expiry.ts";
 import type { Outcome } from "../repo/ledger.ts";
 import * as messages from "../repo/messages.ts";
 import { storeError } from "../store/store.ts";
 import { contextOf, pairTokens } from "./context.ts";
+import { withImages, withoutImages } from "./images.ts";
+import { markOf } from "./moderation.ts";
 import type { Claimed } from "./prompting.ts";
 import { createPublisher, type Publisher } from "./publisher.ts";
 
 /** How often the end of a reply is tried while the store is down. */
 const STORE_RETRY_MS = [100, 300, 1_000, 2_000, 3_000];
+/** How many expired messages are deleted on the way. */
+const FORGOTTEN_AT_ONCE = 100;
 /** How often the store is asked whether to stop, while the bus cannot tell. */
 const ASK_STORE_MS = 2_000;
 
@@ -54,7 +60,7 @@ class Stop extends Error {
   }
 }
 
-type Needs = Pick<Deps, "bus" | "store" | "log" | "now" | "random" | "config"> & { upstream(): Deps["upstream"] };
+type Needs = Pick<Deps, "bus" | "store" | "log" | "now" | "random" | "config" | "upstream">;
 type Working = Asked & { text: string; signal: AbortSignal; publisher: Publisher };
 type Ended = { end: CompletionEnd | null; error: unknown };
 
@@ -88,30 +94,44 @@ export function createGenerations(deps: Needs): Generations {
 
 async function generate(deps: Needs, work: Working): Promise<Generated> {
   const { claimed, publisher } = work;
-  const { message } = claimed;
-  const context = contextOf({
-    systemPrompt: claimed.systemPrompt,
-    pairs: claimed.pairs,
-    prompt: message.prompt,
-    username: message.username,
-    shared: claimed.chat.shared,
-    budget: deps.config.chat.contextTokens,
-  });
-  const ended = await ask(deps, work, context.turns);
-  const usage = usageOf(ended, context.tokens, work.text);
+  const { message, image } = claimed;
+  const marking = markOf(deps, { prompt: message.prompt, image });
+  const { ended, tokens } = await askInContext(deps, work);
+  const usage = usageOf(ended, tokens, work.text);
   const failure = ended.error instanceof CompletionError ? ended.error : null;
   work.account({
     model: ended.end?.model ?? modelOf(deps, message.model),
     usage,
     upstreamRequestId: ended.end?.upstreamRequestId ?? failure?.upstreamRequestId ?? null,
   });
-  const stored = await store(deps, work, endingOf(ended, work, usage));
-  await publisher.end(stored);
+  const stored = await store(deps, work, endingOf(ended, work, usage, await marking));
+  await Promise.all([publisher.end(stored), forgetExpired(deps)]);
   return {
     message: stored,
     finishReason: ended.end?.finishReason ?? null,
     retryAfterSeconds: failure?.retryAfterSeconds,
   };
+}
+
+/**
+ * Asks with what was said before. An image of then may be gone by now, or this model take none; so that it does not stand in the
+ * way of all that is still to be said, a prompt that is refused with such images is asked once more without.
+ */
+async function askInContext(deps: Needs, work: Working): Promise<{ ended: Ended; tokens: number }> {
+  const { message, chat, systemPrompt, image, pairs } = work.claimed;
+  const asking = async (pairs: readonly Pair[]) => {
+    const said = { systemPrompt, pairs, prompt: message.prompt, image, username: message.username, shared: chat.shared };
+    const { turns, tokens } = contextOf({ ...said, budget: deps.config.chat.contextTokens });
+    return { ended: await ask(deps, work, turns), tokens };
+  };
+  const shown = await withImages(deps.store, pairs).catch((error) => {
+    deps.log({ severity: "WARNING", message: "earlier images not read", code: storeError(error)?.code });
+    return withoutImages(pairs);
+  });
+  const asked = await asking(shown);
+  const { error } = asked.ended;
+  const refused = error instanceof CompletionError && error.code === "upstream_refused" && work.text === "";
+  return refused && shown.some((pair) => pair.image !== null) ? asking(withoutImages(pairs)) : asked;
 }
 
 /** Reads the model's answer to its end, whatever that is. */
@@ -120,7 +140,7 @@ async function ask(deps: Needs, work: Working, turns: CompletionMessage[]): Prom
   try {
     const model = modelOf(deps, claimed.message.model);
     const random = () => deps.random(4).readUInt32BE() / 2 ** 32;
-    const answer = complete(deps.upstream(), { model, messages: turns, signal, random, ...(options && { options }) });
+    const answer = complete(deps.upstream, { model, messages: turns, signal, random, ...(options && { options }) });
     for (;;) {
       const { done, value } = await answer.next();
       if (done) return { end: value, error: null };
@@ -142,17 +162,23 @@ function usageOf({ end, error }: Ended, promptTokens: number, text: string): Out
   return { promptTokens, completionTokens: estimateTokens(text), estimated: true };
 }
 
-function endingOf({ error }: Ended, { claimed, text: reply }: Working, usage: Outcome["usage"]): messages.Ending {
+function endingOf(
+  { error }: Ended,
+  { claimed: { message, image }, text: reply }: Working,
+  usage: Outcome["usage"],
+  flagged: string | null,
+): messages.Ending {
   const stopped = error instanceof Stop && error.userId !== null;
   const state = error === null ? "done" : stopped ? "stopped" : "failed";
   return {
     state,
     reply,
-    contextTokens: state === "failed" || reply === "" ? null : pairTokens(claimed.message.prompt, reply),
+    contextTokens: state === "failed" || reply === "" ? null : pairTokens(message.prompt, image, reply),
     promptTokens: usage?.promptTokens ?? null,
     completionTokens: usage?.completionTokens ?? null,
     stoppedBy: stopped ? error.userId : null,
     errorCode: state === "failed" ? codeOf(error) : null,
+    flagged,
   };
 }
 
@@ -179,10 +205,19 @@ async function store(
   }
 }
 
+/** Some of what has expired goes with each reply. What fails here is done with another one, or by the administrator. */
+async function forgetExpired({ store, log }: Needs): Promise<void> {
+  try {
+    await prune(store, FORGOTTEN_AT_ONCE);
+  } catch (error) {
+    log({ severity: "WARNING", message: "expired messages not deleted", code: storeError(error)?.code });
+  }
+}
+
 async function askStore(deps: Needs, key: messages.Key, controller: AbortController): Promise<void> {
   try {
     const found = await messages.find(deps.store, key);
-    if (found?.stoppedBy) controller.abort(new Stop(found.stoppedBy));
+    if (!found || found.stoppedBy) controller.abort(new Stop(found?.stoppedBy ?? null));
   } catch (error) {
     deps.log({ severity: "WARNING", message: "not known whether to stop", code: storeError(error)?.code });
   }

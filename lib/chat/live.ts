@@ -1,6 +1,7 @@
 import type { Deps } from "../deps.ts";
 import type { Viewer } from "../http/viewer.ts";
 import { describeError } from "../log.ts";
+import type { ChatView } from "../repo/chats.ts";
 import { Channel } from "./channel.ts";
 
 /** How often what is running is looked after. */
@@ -11,13 +12,13 @@ const LINGER_MS = 5_000;
 /** The chats that are followed on this instance. */
 export type Live = {
   /** Lets a viewer watch a chat, from behind the frame they have seen. Answers what ends it. */
-  attach(chatId: string, viewer: Viewer): Promise<() => void>;
+  attach(chat: Pick<ChatView, "id" | "clearedSeq">, viewer: Viewer): Promise<() => void>;
   /** Resolves when a message is not being replied to any more; a reply whose producer died is settled on the way. */
   ended(chatId: string, messageId: string): Promise<void>;
   /** Settles replies of a chat whose producers are gone. */
   settle(chatId: string): Promise<void>;
-  /** What the store says is the newest number of a chat. */
-  notice(chatId: string, lastSeq: number): void;
+  /** What the store says is the newest number of a chat, and up to which it was cleared. */
+  notice(chatId: string, lastSeq: number, clearedSeq: number): void;
   close(): void;
 };
 
@@ -49,8 +50,8 @@ export function createLive(deps: Pick<Deps, "bus" | "store" | "log" | "now"> & {
   };
 
   return {
-    attach: async (chatId, viewer) => {
-      const { channel, release } = use(chatId);
+    attach: async ({ id, clearedSeq }, viewer) => {
+      const { channel, release } = use(id);
       const detach = () => {
         channel.detach(viewer);
         release();
@@ -75,7 +76,7 @@ export function createLive(deps: Pick<Deps, "bus" | "store" | "log" | "now"> & {
         wanted = id;
         void resume();
       };
-      await channel.attach(viewer, viewer.lastEventId).catch((error) => {
+      await channel.attach(viewer, viewer.lastEventId, clearedSeq ?? 0).catch((error) => {
         detach();
         throw error;
       });
@@ -89,7 +90,7 @@ export function createLive(deps: Pick<Deps, "bus" | "store" | "log" | "now"> & {
       const { channel, release } = use(chatId);
       await channel.settle().finally(release);
     },
-    notice: (chatId, lastSeq) => channels.get(chatId)?.channel.notice(lastSeq),
+    notice: (chatId, lastSeq, clearedSeq) => channels.get(chatId)?.channel.notice(lastSeq, clearedSeq),
     close: () => {
       clearInterval(looking);
       for (const { channel, timer } of channels.values()) {

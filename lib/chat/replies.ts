@@ -1,12 +1,12 @@
 import type { Frame } from "../http/frame.ts";
 import type { MessageView } from "../repo/messages.ts";
-import { changeFrame, endingFrame, Named } from "./frames.ts";
-import type { Begun, Deleted, Delta, Ended, Told } from "./told.ts";
+import { changeFrame, endingFrame, type Name, Named, nameOf } from "./frames.ts";
+import type { Begun, Cleared, Deleted, Delta, Ended, Told } from "./told.ts";
 
 /** A reply that is being made, as far as it was heard. */
 export type Reply = {
   id: string;
-  user: string;
+  seq: number;
   prompt: string | null;
   named: Named;
   text: string;
@@ -25,6 +25,8 @@ export class Replies {
   readonly running = new Map<string, Reply>();
   /** The highest number that was heard. */
   lastSeq = 0;
+  /** Messages up to this number were cleared: whoever still tells of them is not heard. */
+  clearedSeq = 0;
   readonly #say: (frame: Frame) => void;
   /** Reads a message whose end did not say all of it. */
   readonly #fetch: (id: string) => void;
@@ -38,7 +40,7 @@ export class Replies {
   }
 
   /** What an entry of the log tells, which was written at `heardMs` of `performance.now()`. */
-  tell(entryId: string, told: Told, heardMs: number): void {
+  tell(entryId: string, told: Exclude<Told, Cleared>, heardMs: number): void {
     if (told.t === "begin") this.#begin(entryId, told, heardMs);
     else if (told.t === "delta") this.#add(entryId, told, heardMs);
     else if (told.t === "end") this.#end(entryId, told);
@@ -48,11 +50,22 @@ export class Replies {
 
   /** A message as the store has it, where the log has not told of it. */
   learn(message: MessageView, heardMs = performance.now()): void {
-    const { id, seq, userId: user, prompt, reply } = message;
+    const { id, seq, reply, state, stoppedBy: by, errorCode: code } = message;
     this.lastSeq = Math.max(this.lastSeq, seq);
-    if (message.state !== "streaming")
-      this.#end(null, { ...message, t: "end", user, by: message.stoppedBy, code: message.errorCode });
-    else if (!this.running.has(id) && !this.#ended.has(id)) this.#start({ id, user, prompt, text: reply, whole: false, heardMs });
+    const name = nameOf(message);
+    if (state !== "streaming") this.#end(null, { ...name, t: "end", seq, reply, state, by, code });
+    else if (!this.running.has(id) && !this.#ended.has(id)) this.#start({ ...name, seq, text: reply, whole: false, heardMs });
+  }
+
+  /** Forgets what was cleared, all of it where the chat is gone (null); nothing more is said of it, and nobody waits for it. */
+  clear(upTo: number | null): void {
+    this.clearedSeq = upTo ?? 0;
+    this.lastSeq = upTo === null ? 0 : Math.max(this.lastSeq, upTo);
+    for (const { id, seq } of this.running.values()) {
+      if (upTo !== null && seq > upTo) continue;
+      this.forget(id);
+      this.#wake(id);
+    }
   }
 
   /** What somebody who comes now is sent of running replies. The last frame carries the log's id: until it is there, nothing is. */
@@ -87,30 +100,25 @@ export class Replies {
     });
   }
 
-  #begin(entryId: string, { id, seq, user, prompt, reply }: Begun, heardMs: number): void {
+  #begin(entryId: string, begun: Begun, heardMs: number): void {
+    const { id, seq, prompt, reply } = begun;
     this.lastSeq = Math.max(this.lastSeq, seq);
-    if (this.#ended.has(id)) return;
+    if (this.#ended.has(id) || seq <= this.clearedSeq) return;
     const known = this.running.get(id);
     if (known?.whole && reply.startsWith(known.text)) {
       if (reply.length > known.text.length) this.#say(known.named.adds(entryId, reply.slice(known.text.length)));
       Object.assign(known, { text: reply, heardMs });
       return;
     }
-    const started = this.#start({
-      id,
-      user,
-      prompt: prompt ?? known?.prompt ?? null,
-      text: reply,
-      whole: true,
-      heardMs,
-    });
+    const name = { ...begun, prompt: prompt ?? known?.prompt ?? null, at: begun.at ?? atOf(entryId) };
+    const started = this.#start({ ...name, text: reply, whole: true, heardMs });
     this.#say(started.named.begins(reply === "" ? entryId : null));
     if (reply !== "") this.#say(started.named.adds(entryId, reply));
   }
 
-  #start(heard: Omit<Reply, "named" | "askedMs">): Reply {
-    const reply = { ...heard, named: new Named(heard.id, heard.user, heard.prompt), askedMs: heard.heardMs };
-    this.running.set(heard.id, reply);
+  #start({ id, seq, prompt, text, whole, heardMs, ...name }: Omit<Reply, "named" | "askedMs"> & Name): Reply {
+    const reply = { id, seq, prompt, text, whole, heardMs, named: new Named({ id, prompt, ...name }), askedMs: heardMs };
+    this.running.set(id, reply);
     return reply;
   }
 
@@ -126,9 +134,9 @@ export class Replies {
   }
 
   #end(entryId: string | null, ended: Ended): void {
-    const { id, seq, user } = ended;
+    const { id, seq } = ended;
     this.lastSeq = Math.max(this.lastSeq, seq);
-    if (this.#ended.has(id)) return;
+    if (this.#ended.has(id) || seq <= this.clearedSeq) return;
     const known = this.running.get(id);
     const prompt = ended.prompt ?? known?.prompt ?? null;
     if (prompt === null || ended.reply === null) {
@@ -136,7 +144,8 @@ export class Replies {
       return;
     }
     this.forget(id);
-    const named = known && known.prompt === prompt ? known.named : new Named(id, user, prompt);
+    const at = ended.at ?? atOf(entryId);
+    const named = known && known.prompt === prompt ? known.named : new Named({ ...ended, prompt, at });
     const before = endingFrame(ended);
     if (before) this.#say(before);
     this.#say(named.ends(entryId, ended.reply));
@@ -159,6 +168,9 @@ export class Replies {
     }
   }
 }
+
+/** When an entry of the log was written: what is told of a message by one that does not say when it was made. */
+const atOf = (entryId: string | null): number => Number(entryId?.split("-", 1)[0]);
 
 function remember(ids: Set<string>, id: string): void {
   ids.add(id);

@@ -10,7 +10,14 @@ export async function settle(
 ): Promise<void> {
   if (!(await bus.take(key.chatId, key.id))) return;
   const tokens = { contextTokens: null, promptTokens: null, completionTokens: null };
-  const ending: messages.Ending = { state: "failed", reply, ...tokens, stoppedBy: null, errorCode: messages.INTERRUPTED };
+  const ending: messages.Ending = {
+    state: "failed",
+    reply,
+    ...tokens,
+    stoppedBy: null,
+    errorCode: messages.INTERRUPTED,
+    flagged: null,
+  };
   const message = await messages.end(store, key, ending, new Date(now()));
   await bus.append(key.chatId, JSON.stringify(message ? ended(message) : { t: "deleted", id: key.id }));
 }

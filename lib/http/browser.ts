@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders } from "node:http";
 import { ApiError } from "./error.ts";
 
-const EXPOSED = "x-proxy-gpt-request-id, x-request-id, retry-after, openai-processing-ms";
+const EXPOSED = "x-proxy-gpt-request-id, x-request-id, retry-after, link, openai-processing-ms";
 const PREFLIGHT_SECONDS = "600";
 
 /** A listed origin may send credentials; any other may call with a bearer token and nothing ambient. */

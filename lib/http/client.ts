@@ -2,13 +2,16 @@ import type * as z from "zod";
 import type { Endpoint, FunctionSpec } from "./endpoint.ts";
 import type { ApiError } from "./error.ts";
 
+/** `chat.user.add` as a path has it: `chat/user/add`. */
+type PathOf<Name> = Name extends `${infer First}.${infer Rest}` ? `${First}/${PathOf<Rest>}` : Name;
+
 type Called<E> =
   // biome-ignore lint/suspicious/noExplicitAny: any endpoint, whatever its guard grants.
-  E extends Endpoint<infer Name, infer Input, infer Output, any>
-    ? Name extends `${string}.v1.${string}`
-      ? // What speaks OpenAI's protocol has OpenAI's client.
+  E extends Endpoint<infer Name, infer Input, infer Output, any, infer At>
+    ? At extends `${string}POST /${PathOf<Name>}`
+      ? { name: Name; input: Input; output: Output }
+      : // Its path is another's idea: OpenAI's, which has a client, or the caller's own.
         never
-      : { name: Name; input: Input; output: Output }
     : never;
 type Endpoints<F extends FunctionSpec> = Called<F["endpoints"][number]>;
 type Named<F extends FunctionSpec, Name> = Extract<Endpoints<F>, { name: Name }>;
@@ -38,7 +41,7 @@ export type Client<F extends FunctionSpec> = <Name extends Endpoints<F>["name"]>
 
 /**
  * A client typed by the functions' own declarations: `createClient<typeof user>(url, token)("user.read", {})`. Only types are
- * imported, so it runs in a browser. Every endpoint answers POST at its name.
+ * imported, so it runs in a browser. It calls what answers POST at its name.
  */
 export function createClient<F extends FunctionSpec>(baseUrl: string, token?: string): Client<F> {
   return async (name, input) => {

@@ -43,6 +43,10 @@ export function withoutKeyProtocol(header: string): string {
   return offered.filter((name) => !/^openai-(insecure-api-key|organization|project)\./.test(name)).join(", ");
 }
 
+/** Whether a request says who sends it, rightly or not. */
+export const hasCredential = ({ headers: { authorization, cookie } }: IncomingMessage): boolean =>
+  authorization !== undefined || cookies(cookie).length > 0;
+
 type Candidate = { token: string; ambient: boolean; username: string | null };
 
 const credential = (token: string, ambient: boolean, username: string | null = null): Candidate => ({ token, ambient, username });

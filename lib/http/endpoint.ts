@@ -4,7 +4,7 @@ import * as z from "zod";
 import type { Need } from "../config.ts";
 import type { Deps } from "../deps.ts";
 import type { Caller, Outcome, Subject } from "../repo/ledger.ts";
-import type { ErrorCode } from "./error.ts";
+import { ApiError, type ErrorCode } from "./error.ts";
 import type { Viewer } from "./viewer.ts";
 
 /** One request, from the moment its route is known. */
@@ -19,6 +19,12 @@ export type Call = {
   readonly caller: Caller | null;
   readonly deps: Deps;
 };
+
+/** Who calls. Throws `unauthenticated` where nobody says who they are. */
+export function callerOf({ caller }: Call): Caller {
+  if (!caller) throw new ApiError("unauthenticated");
+  return caller;
+}
 
 /** Who may call, as a value: `admit` answers what it loaded, or throws the refusal. All of them stand in `lib/access.ts`. */
 export type Guard<Input = unknown, Grant = unknown> = {
@@ -35,6 +41,8 @@ export type AuditDepth = "bodies" | "row" | "none";
 export type Reply = {
   /** Stores a session's token in the browser's cookie; an empty one forgets it. */
   sessionCookie(token: string, seconds: number): void;
+  /** Says where the rest of a bare list is: at the same address with this cursor (RFC 8288, `rel="next"`). */
+  next(cursor: string): void;
   /** What the event is about, where the grant does not say it: a sign-in's user, a chat that was made. */
   concerns(subject: Subject): void;
   /** What the upstream said of its work, for the event: the model, the tokens used, its id for the request. */
@@ -49,13 +57,22 @@ export type Reply = {
 export type Context<Input, Grant> = { grant: Grant; input: Input; call: Call; deps: Deps; reply: Reply };
 
 type Method = "GET" | "POST" | "GET|POST";
-export type Endpoint<Name extends string, Input extends z.ZodObject, Output extends z.ZodType, Grant> = {
+export type Route = `${Method} /${string}`;
+export type Endpoint<
+  Name extends string,
+  Input extends z.ZodObject,
+  Output extends z.ZodType,
+  Grant,
+  At extends Route = Route,
+> = {
   readonly kind: "endpoint";
-  /** `function.verb`: its path with dots and without parameters, its operation id, audit action and file. */
+  /** `function.verb`: its operation id, audit action and file; where the wire leaves that free, its path with dots as well. */
   readonly name: Name;
   readonly summary: string;
   /** A segment such as `:id` is that field of the input. */
-  readonly route: `${Method} /${string}`;
+  readonly route: At;
+  /** True where its path is also served without the function's name in front, beside other functions. */
+  readonly bare?: boolean;
   readonly access: Guard<z.output<Input>, Grant>;
   readonly input: Input;
   /** Parsed before it is sent: a column that is not listed never leaves. */
@@ -77,9 +94,18 @@ export type Endpoint<Name extends string, Input extends z.ZodObject, Output exte
 const BODY_LIMIT = 65_536;
 
 /** Declares an endpoint. From the list of them come routes, 404 and 405, validation, OpenAPI, the client, audit and tests. */
-export function endpoint<const Name extends string, Input extends z.ZodObject, Output extends z.ZodType, Grant>(
-  spec: Omit<Endpoint<Name, Input, Output, Grant>, "kind" | "audit" | "bodyLimit"> & { audit?: AuditDepth; bodyLimit?: number },
-): Endpoint<Name, Input, Output, Grant> {
+export function endpoint<
+  const Name extends string,
+  Input extends z.ZodObject,
+  Output extends z.ZodType,
+  Grant,
+  const At extends Route,
+>(
+  spec: Omit<Endpoint<Name, Input, Output, Grant, At>, "kind" | "audit" | "bodyLimit"> & {
+    audit?: AuditDepth;
+    bodyLimit?: number;
+  },
+): Endpoint<Name, Input, Output, Grant, At> {
   return { kind: "endpoint", audit: "bodies", bodyLimit: BODY_LIMIT, ...spec };
 }
 
@@ -91,7 +117,7 @@ export type Stream<Name extends string, Input extends z.ZodObject, Grant> = {
   readonly name: Name;
   readonly summary: string;
   /** A path without parameters. */
-  readonly route: `${Method} /${string}`;
+  readonly route: Route;
   readonly access: Guard<z.output<Input>, Grant>;
   /** `after`, the id of the last frame that the client has, is added to it. */
   readonly input: Input;
@@ -156,7 +182,7 @@ export const isStream = (entry: Entry): entry is AnyStream => entry.kind === "st
 export const isRelay = (entry: Entry): entry is Relay => entry.kind === "relay";
 
 /** The methods and the path of a route. */
-export function parseRoute(route: AnyEndpoint["route"]): { methods: ("GET" | "POST")[]; path: string } {
+export function parseRoute(route: Route): { methods: ("GET" | "POST")[]; path: string } {
   const space = route.indexOf(" ");
   return { methods: route.slice(0, space).split("|") as ("GET" | "POST")[], path: route.slice(space + 1) };
 }

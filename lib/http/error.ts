@@ -4,6 +4,7 @@ const CODES = {
   bad_json: [400, "invalid_request_error", "The body is not valid JSON. Send one JSON object, UTF-8, without a byte order mark."],
   bad_form: [400, "invalid_request_error", "The form could not be read. Percent-encode its fields as UTF-8."],
   invalid_input: [400, "invalid_request_error", "A field is missing or wrong."],
+  content_flagged: [400, "invalid_request_error", "Moderation flagged this; it was not sent."],
   bad_target: [400, "invalid_request_error", "The request target is not acceptable here."],
   two_credentials: [400, "invalid_request_error", "Two different credentials were sent. Send one."],
   unauthenticated: [
@@ -97,4 +98,9 @@ export class ApiError extends Error {
       },
     };
   }
+}
+
+/** Refuses what somebody may know exists, and may not do. */
+export function forbid(message: string): never {
+  throw new ApiError("forbidden", { message });
 }

@@ -1,9 +1,21 @@
 import * as z from "zod";
+import { isUuid } from "../uuid.ts";
 
 /** The field vocabulary of endpoints' inputs. In forms and queries everything is text; `input.ts` converts by these types. */
 
 /** An id of ours: a UUID. */
 export const id = z.uuid({ error: "is not an id" });
+
+/**
+ * A chat, by its id or by the key that its owner chose. What has the form of a UUID is never a key, and neither is what a path
+ * would take for something else: `.`, `..`, `v1` and the functions' names.
+ */
+export const chatName = z
+  .string()
+  .regex(/^[A-Za-z0-9._~-]{1,128}$/, "is neither an id nor a key of 1 to 128 of A-Z, a-z, 0-9 and . _ ~ -")
+  .refine((text) => !isUuid(text) || id.safeParse(text).success, "is not an id")
+  .refine((text) => !NO_KEYS.has(text), "is reserved");
+const NO_KEYS = new Set([".", "..", "v1", "user", "group", "chat", "proxy", "system", "mod", "img"]);
 
 /** 3 to 64 of `a-z 0-9 . _ @ + -`, after ASCII letters are made small; one canonical form, and some names are reserved. */
 export const username = z
@@ -65,6 +77,30 @@ export const digits = z
 export const instant = z
   .union([z.iso.date(), z.iso.datetime({ offset: true, local: true })], "is not an ISO 8601 time")
   .transform((text) => new Date(/T[^Z+-]*$/i.test(text) ? `${text}Z` : text));
+
+/** The name of a model, as the upstream or `MODEL_ALIASES` has it. */
+export const model = z.string().regex(/^[\x21-\x7e]{1,128}$/, "is not the name of a model");
+
+/** What is said to a model: some text. */
+export const PROMPT_BYTES = 262_144;
+export const prompt = z.string().min(1, "is empty").max(PROMPT_BYTES, `is longer than ${PROMPT_BYTES} characters`);
+
+/** What a template's fields are filled with; in a form, as JSON. */
+const fieldValues = z.record(z.string().regex(/^[A-Za-z0-9_]{1,64}$/, "is not the name of a field"), z.string());
+const fieldsInForm = z
+  .string()
+  .transform((text, context) => {
+    try {
+      return JSON.parse(text);
+    } catch {
+      context.addIssue("is not a JSON object");
+      return z.NEVER;
+    }
+  })
+  .pipe(fieldValues);
+
+/** What is said to a model, in place of a prompt: the words of a template, and what its fields are filled with. */
+export const templated = { template: id.optional(), fields: z.union([fieldValues, fieldsInForm]).optional() };
 
 /** An instant in an answer: ISO 8601 in UTC. */
 export const time = z.iso.datetime();

@@ -5,6 +5,8 @@ export class Frame {
   readonly id: string | null;
   readonly event: string | null;
   readonly data: string;
+  /** When what it tells of was made, in milliseconds since 1970, where that may expire. */
+  readonly at: number | null;
   #sse: Buffer | undefined;
   #ws: Buffer | undefined;
 
@@ -12,8 +14,9 @@ export class Frame {
    * `data` is one line: a JSON object, or a word such as OpenAI's `[DONE]`. What is named by `event` is not seen by a client
    * that listens for messages alone; `id` is what it resumes from. Neither holds a line break.
    */
-  constructor(data: string, { id = null, event = null }: { id?: string | null; event?: string | null } = {}) {
+  constructor(data: string, { id = null, event = null, at = null }: Partial<Pick<Frame, "id" | "event" | "at">> = {}) {
     this.data = data;
+    this.at = at;
     this.id = id;
     this.event = event;
   }

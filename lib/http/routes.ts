@@ -6,7 +6,10 @@ import { ApiError } from "./error.ts";
 /** What answers on one path, by method. Null: a probe, which answers for itself. */
 export type Methods = ReadonlyMap<string, AnyEndpoint | AnyStream | null>;
 
-/** The paths of functions that are served together: each with its function's name in front, and without where one stands alone. */
+/**
+ * The paths of functions that are served together: each with its function's name in front, and without where one stands alone, or
+ * where the endpoint is `bare`.
+ */
 export function routesOf(functions: readonly FunctionSpec[]): Map<string, Methods> {
   const routes = new Map<string, Map<string, AnyEndpoint | AnyStream>>();
   const add = (path: string, method: string, entry: AnyEndpoint | AnyStream) => {
@@ -18,9 +21,10 @@ export function routesOf(functions: readonly FunctionSpec[]): Map<string, Method
     for (const entry of endpoints) {
       if (isRelay(entry)) continue;
       const { methods, path } = parseRoute(entry.route);
+      const isShort = functions.length === 1 || (!isStream(entry) && entry.bare);
       for (const method of methods) {
         add(path, method, entry);
-        if (functions.length === 1 && path.startsWith(`/${name}/`)) add(path.slice(name.length + 1), method, entry);
+        if (isShort) add(path.slice(name.length + 1) || "/", method, entry);
       }
     }
   }

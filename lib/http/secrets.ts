@@ -1,6 +1,6 @@
 const SECRETS = /(token|ticket|password|secret|signup_code|api[-_]?key)$/i;
-/** What people say may be off the record. */
-const SPEECH = /^(prompt|content)$/i;
+/** What people say may be off the record, and an image's address may be its key. */
+const SPEECH = /^(prompt|content|fields|url)$/i;
 const TOKEN = /pg[skt]_[A-Za-z0-9_-]{20}/;
 
 /** Whether a field, by its name, holds a secret or what somebody said: addresses are kept, in logs and elsewhere. */

@@ -7,8 +7,8 @@ import { storeError } from "../store/store.ts";
 import { admitted } from "./admission.ts";
 import { type StreamedAnswer, streamedAnswer } from "./answer.ts";
 import { corsHeaders, preflightHeaders, SECURITY_HEADERS } from "./browser.ts";
-import { sessionCookie } from "./credentials.ts";
-import { splitTarget } from "./door.ts";
+import { hasCredential, sessionCookie } from "./credentials.ts";
+import { splitTarget, type Target } from "./door.ts";
 import { type AnyEndpoint, type FunctionSpec, isEndpoint, type Reply } from "./endpoint.ts";
 import { ApiError } from "./error.ts";
 import { complete, type EventSoFar, newEvent } from "./event.ts";
@@ -26,13 +26,22 @@ const ALREADY_SENT = { "x-hono-already-sent": "true" };
 /** The endpoints of functions, served together; their streams and relays are the listener's to serve. */
 export function createApp(functions: readonly FunctionSpec[], deps: Deps, viewers: Viewers): Hono<{ Bindings: HttpBindings }> {
   const app = new Hono<{ Bindings: HttpBindings }>();
-  for (const [path, answer] of probes(functions)) {
-    app.get(path, async (c) => withHeaders(await answer(deps), headersFor(c.env.incoming, deps.newId(), deps)));
-  }
+  const routes = routesOf(functions);
   const answering = (methods: Methods, { env }: { env: HttpBindings }, parameters = {}) =>
     respond({ req: env.incoming, res: env.outgoing as ServerResponse, methods, parameters }, viewers, deps);
-  for (const [path, methods] of routesOf(functions)) app.all(path, (c) => answering(methods, c, c.req.param()));
-  for (const path of probes(functions).keys()) app.all(path, (c) => answering(PROBE, c));
+  for (const [path, answer] of probes(functions)) {
+    const methods: Methods = new Map([...PROBE, ...(routes.get(path) ?? [])]);
+    // Where a function's root is an endpoint that reads, whoever says who they are asks for that, and anyone else for a greeting.
+    const reads = methods.get("GET") !== null;
+    app.get(path, async (c) => {
+      const { incoming } = c.env;
+      if (reads && (path !== "/" || hasCredential(incoming))) return answering(methods, c);
+      return withHeaders(await answer(deps), headersFor(incoming, deps.newId(), deps));
+    });
+    app.all(path, (c) => answering(methods, c));
+    routes.delete(path);
+  }
+  for (const [path, methods] of routes) app.all(path, (c) => answering(methods, c, c.req.param()));
   app.all("*", (c) => answering(new Map(), c));
   return app;
 }
@@ -56,7 +65,7 @@ async function respond({ req, res, methods, parameters }: Asked, viewers: Viewer
     entry = endpointOf(methods, req.method);
     const { call, input, grant } = await admitted(entry, { req, id, target, parameters, deps }, event);
     stream = await streamedAnswer(entry, input, call, req, res, headers, viewers);
-    const reply = { ...replyFor(event, req, headers, deps), stream: stream?.viewer ?? null };
+    const reply = { ...replyFor(event, req, target, headers, deps), stream: stream?.viewer ?? null };
     const result = await entry.run({ grant, input, call, deps, reply });
     body = JSON.stringify(entry.output.parse(result));
   } catch (thrown) {
@@ -87,8 +96,19 @@ async function respond({ req, res, methods, parameters }: Asked, viewers: Viewer
 }
 
 /** What a handler may do besides answering. */
-function replyFor(event: EventSoFar, req: IncomingMessage, headers: Headers, deps: Deps): Omit<Reply, "stream"> {
+function replyFor(
+  event: EventSoFar,
+  req: IncomingMessage,
+  { query }: Target,
+  headers: Headers,
+  deps: Deps,
+): Omit<Reply, "stream"> {
   return {
+    next: (cursor) => {
+      const parameters = new URLSearchParams(query);
+      parameters.set("cursor", cursor);
+      headers.set("link", `<?${parameters}>; rel="next"`);
+    },
     concerns: (subject) => {
       event.known.subject = subject;
       if (subject.userId) event.known.userId = subject.userId;

@@ -1,16 +1,8 @@
 import type { Readable } from "node:stream";
 import type OpenAI from "openai";
+import { post, withClient } from "./client.ts";
 import { EventStream, Garbled } from "./event-stream.ts";
-import {
-  CompletionError,
-  codeIn,
-  type Patience,
-  parsed,
-  persist,
-  requestIdOf,
-  StreamOptionsRefused,
-  transportFailure,
-} from "./retry.ts";
+import { CompletionError, codeIn, type Patience, parsed, requestIdOf, StreamOptionsRefused, transportFailure } from "./retry.ts";
 import type { Upstream } from "./upstream.ts";
 
 export type CompletionMessage = { role: "system" | "user" | "assistant"; content: string | unknown[]; name?: string };
@@ -69,60 +61,26 @@ export async function* complete(upstream: Upstream, request: CompletionRequest):
 async function open(upstream: Upstream, request: CompletionRequest, reply: Reply): Promise<AsyncIterable<unknown>> {
   const { model, options } = request;
   const messages = request.messages as OpenAI.ChatCompletionMessageParam[];
-  const create = async (more: object) => {
-    const client = await clientFor(upstream, request, reply);
-    return client.chat.completions.create({ ...options, model, messages, ...more, stream: true });
-  };
+  const create = (more: object) =>
+    withClient(
+      (target, body) => send(upstream, target, body, request, reply),
+      (client) => client.chat.completions.create({ ...options, model, messages, ...more, stream: true }),
+    );
   if (withoutUsage.has(upstream)) return create({ stream_options: undefined });
   try {
     return await create({ stream_options: { include_usage: true } });
   } catch (error) {
-    if (!(reply.failure instanceof StreamOptionsRefused)) throw error;
+    if (!(error instanceof StreamOptionsRefused)) throw error;
     withoutUsage.add(upstream);
-    reply.failure = null;
     return create({ stream_options: undefined });
   }
 }
 
-/**
- * The official library, loaded with the first completion. It writes the body and reads the chunks; the rest is not left to it:
- * it has no key, opens no connection, repeats nothing, logs nothing, and neither its headers nor its environment count.
- */
-async function clientFor(upstream: Upstream, request: CompletionRequest, reply: Reply): Promise<OpenAI> {
-  const { default: Client } = await import("openai");
-  const account = { organization: null, project: null, adminAPIKey: null, webhookSecret: null };
-  return new Client({
-    ...account,
-    apiKey: "none",
-    baseURL: "http://upstream/v1",
-    maxRetries: 0,
-    logLevel: "off",
-    fetch: async (url, init) => {
-      try {
-        const target = new URL(String(url)).pathname;
-        return (await send(upstream, target, String(init?.body), request, reply)) as unknown as Response;
-      } catch (error) {
-        // The library wraps what it is told, and does not always keep the cause.
-        reply.failure = error;
-        throw error;
-      }
-    },
-  });
-}
-
-/** As much of a `Response` as the library looks at. */
+/** The answer that the library reads. */
 async function send(upstream: Upstream, target: string, body: string, request: CompletionRequest, reply: Reply) {
-  const { signal, headers: more = {} } = request;
-  const bytes = Buffer.from(body);
-  const own = { "content-type": "application/json", accept: "text/event-stream", "user-agent": "proxy-gpt" };
-  const headers = Object.entries({ ...own, ...more }).flat();
-  const answer = await persist(
-    (connectMs) => upstream.request({ method: "POST", target, headers, body: bytes, signal, connectMs }),
-    request,
-  );
-  const { status } = answer;
+  const answer = await post(upstream, target, body, request, { accept: "text/event-stream", ...request.headers });
   reply.requestId = requestIdOf(answer);
-  return { ok: true, status, url: "", headers: new Map<string, string>(), body: wholeEvents(answer.body, reply) };
+  return { ok: true, status: answer.status, url: "", headers: new Map<string, string>(), body: wholeEvents(answer.body, reply) };
 }
 
 /** The stream in whole events, each its data alone: what the library makes of it then does not depend on how it was cut. */
@@ -153,8 +111,6 @@ async function* wholeEvents(body: Readable, reply: Reply): AsyncGenerator<string
 /** What has been heard of one completion. */
 class Reply {
   requestId: string | null = null;
-  /** Why there was no answer to read. */
-  failure: unknown = null;
   /** The stream has said that it is over. */
   isDone = false;
   #model: string | null = null;
@@ -203,7 +159,6 @@ class Reply {
 
   /** What to throw for an error; null where it came after all that matters. Errors of ours stay what they are. */
   failureOf(error: unknown): unknown {
-    if (this.failure !== null) return this.failure;
     if (error instanceof CompletionError) return error;
     // The library's words for an error event quote it, and the parser's its bytes.
     if (error instanceof SyntaxError || error instanceof Garbled) return this.failed("upstream_garbled");

@@ -1,5 +1,5 @@
-import { json } from "node:stream/consumers";
-import { CompletionError, type Patience, persist, requestIdOf, transportFailure } from "./retry.ts";
+import { answerJson } from "./answer-json.ts";
+import { CompletionError, type Patience, persist, requestIdOf } from "./retry.ts";
 import type { Upstream } from "./upstream.ts";
 
 export type Model = { id: string };
@@ -9,14 +9,9 @@ export async function listModels(upstream: Upstream, patience: Patience): Promis
   const { signal } = patience;
   const request = { method: "GET", target: "/v1/models", headers: ["accept", "application/json"], body: null, signal };
   const answer = await persist((connectMs) => upstream.request({ ...request, connectMs }), patience);
-  const failed = (code: CompletionError["code"], cause?: unknown) =>
-    new CompletionError(code, { upstreamRequestId: requestIdOf(answer), cause });
-  const listed = await json(answer.body).catch((cause: unknown) => {
-    signal.throwIfAborted();
-    throw failed(transportFailure(cause, true)?.code ?? "upstream_garbled", cause);
-  });
+  const listed = await answerJson(answer, signal);
   if (isList(listed)) return listed.data;
-  throw failed("upstream_garbled");
+  throw new CompletionError("upstream_garbled", { upstreamRequestId: requestIdOf(answer) });
 }
 
 const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;

@@ -1,11 +1,11 @@
-import { and, asc, desc, eq, gt, inArray, lt, or, type SQL, sql } from "drizzle-orm";
+import { and, asc, eq, inArray, or, type SQL, sql } from "drizzle-orm";
 import { ApiError } from "../http/error.ts";
 import type { Store } from "../store/store.ts";
 import { valuesOf } from "../store/values.ts";
 
 /** A chat as those see it who may. `shared`: others than its owner take part. */
 export type ChatView = Store["chats"]["$inferSelect"] & { shared: boolean };
-export type NewChat = { id: string; ownerId: string; groupId: string | null; name: string; model: string; createdAt: Date };
+export type NewChat = Pick<ChatView, "id" | "ownerId" | "groupId" | "name" | "model" | "createdAt"> & { key?: string };
 export type Participant = { id: string; username: string; name: string | null; role: "owner" | "member" };
 
 /**
@@ -21,7 +21,7 @@ export const visibleTo = ({ chats }: Store, userId: SQL | string) =>
 export async function create(store: Store, chat: NewChat): Promise<ChatView> {
   const { db, chats, groups } = store;
   const { id, groupId, ownerId } = chat;
-  const row = { ...chat, systemPrompt: null, lastSeq: 0, updatedAt: chat.createdAt };
+  const row = { key: null, ...chat, systemPrompt: null, lastSeq: 0, clearedSeq: null, updatedAt: chat.createdAt };
   if (groupId === null) {
     await db.insert(chats).values(row).onConflictDoNothing();
     return { ...row, shared: false };
@@ -53,67 +53,12 @@ export async function findForMember(store: Store, chatId: string, userId: string
   return found ?? null;
 }
 
-export type ChatFilter = {
-  groupId?: string | undefined;
-  /** Only chats that changed after this instant. */
-  after?: Date | undefined;
-  /** Only chats behind this one in the list. */
-  cursor?: { updatedAt: Date; id: string } | undefined;
-  limit: number;
-};
-/** A chat with its newest message, and how many came after `after` from others, as far as `UNREAD_MOST`. */
-export type ListedChat = ChatView & {
-  lastMessage: (Store["messages"]["$inferSelect"] & { username: string | null }) | null;
-  unread: number | null;
-};
-
-/** How many of a chat's newest numbers are looked at to count those unread. */
-const UNREAD_MOST = 1_000;
-
-/** The chats that a user sees, the last changed first. */
-export async function listForMember(store: Store, userId: string, filter: ChatFilter): Promise<ListedChat[]> {
-  const { db, chats, messages, users } = store;
-  const { after } = filter;
-  const newest = sql`(select max(n.seq) from messages n where n.chat_id = ${chats.id})`;
-  const unread = after
-    ? sql<number>`(select count(*) from messages n where n.chat_id = ${chats.id} and n.seq > ${chats.lastSeq} - ${sql.raw(
-        String(UNREAD_MOST),
-      )} and n.user_id <> ${userId} and n.created_at > ${sql.param(after, messages.createdAt)})`.mapWith(Number)
-    : sql<number | null>`null`;
-  const rows = await db
-    .select({ chat: columns(store), lastMessage: messages, author: users.username, unread })
-    .from(chats)
-    .innerJoin(pageOf(store, userId, filter), sql`page.id = ${chats.id}`)
-    .leftJoin(messages, and(eq(messages.chatId, chats.id), eq(messages.seq, newest)))
-    .leftJoin(users, eq(users.id, messages.userId))
-    .orderBy(desc(chats.updatedAt), desc(chats.id));
-  return rows.map(({ chat, lastMessage, author, unread }) => ({
-    ...chat,
-    lastMessage: lastMessage && { ...lastMessage, username: author },
-    unread,
-  }));
-}
-
-/** Which chats are on a page. What is shown of them is read for these alone, and no chat is read that the user does not see. */
-function pageOf({ chats }: Store, userId: string, { groupId, after, cursor, limit }: ChatFilter): SQL {
-  const behind =
-    cursor && or(lt(chats.updatedAt, cursor.updatedAt), and(eq(chats.updatedAt, cursor.updatedAt), lt(chats.id, cursor.id)));
-  const theirs = (from: SQL, theirs: SQL) => {
-    const wanted = and(theirs, groupId ? eq(chats.groupId, groupId) : undefined, after && gt(chats.updatedAt, after), behind);
-    return sql`select ${chats.id}, ${chats.updatedAt} from ${from} where ${wanted}`;
-  };
-  return sql`(${theirs(sql`${chats}`, eq(chats.ownerId, userId))}
-    union ${theirs(sql`chat_users cu join ${chats} on ${chats.id} = cu.chat_id`, sql`cu.user_id = ${userId}`)}
-    union ${theirs(sql`group_members gm join ${chats} on ${chats.groupId} = gm.group_id`, sql`gm.user_id = ${userId}`)}
-    order by updated_at desc, id desc limit ${limit}) page`;
-}
-
 /** Changes a chat of its owner's; null when there is none. */
 export async function update(
   store: Store,
   chatId: string,
   ownerId: string,
-  change: { name?: string; model?: string },
+  change: { name?: string; model?: string; systemPrompt?: string | null },
   at: Date,
 ): Promise<ChatView | null> {
   const { db, chats } = store;
@@ -211,7 +156,7 @@ export async function visibleAmong(store: Store, pairs: readonly { chatId: strin
     const chatIds = [...new Set(some.map(({ chatId }) => chatId))];
     // Both dialects name the columns of such a list so.
     const rows = await db
-      .select({ chatId: chats.id, userId: sql<string>`p.column2`, lastSeq: chats.lastSeq, updatedAt: chats.updatedAt })
+      .select({ chatId: chats.id, userId: sql<string>`p.column2`, lastSeq: chats.lastSeq, clearedSeq: chats.clearedSeq })
       .from(chats)
       .innerJoin(sql`(values ${sql.join(values, sql`, `)}) p`, sql`p.column1 = ${chats.id}`)
       .where(and(inArray(chats.id, chatIds), visibleTo(store, sql`p.column2`)));
@@ -228,6 +173,8 @@ export const columns = ({ chats: c }: Store) => ({
   model: c.model,
   systemPrompt: c.systemPrompt,
   lastSeq: c.lastSeq,
+  key: c.key,
+  clearedSeq: c.clearedSeq,
   createdAt: c.createdAt,
   updatedAt: c.updatedAt,
   shared:

@@ -134,7 +134,7 @@ export async function removeMembers(
   at: Date,
   by?: string,
 ): Promise<boolean> {
-  const { groups, groupMembers, chats, chatUsers } = store;
+  const { groups, groupMembers, chats, chatUsers, templates } = store;
   const gone = [...userIds];
   const goes = (userId: Column) =>
     and(
@@ -148,7 +148,7 @@ export async function removeMembers(
   const mayAsk = leaving ? undefined : owner;
   const anotherOwner = and(sql`exists (select 1 ${staying})`, mayAsk);
   const ofGroup = eq(chats.groupId, groupId);
-  const [taken, , , , left] = await store.atomic((q) => [
+  const [taken, , , , , left] = await store.atomic((q) => [
     // Two owners who remove each other at the same time come one after the other.
     q
       .update(groups)
@@ -160,6 +160,10 @@ export async function removeMembers(
       .update(chats)
       .set({ ownerId: heir as never })
       .where(and(ofGroup, goes(chats.ownerId), anotherOwner)),
+    q
+      .update(templates)
+      .set({ ownerId: heir as never })
+      .where(and(eq(templates.groupId, groupId), goes(templates.ownerId), anotherOwner)),
     q
       .delete(chatUsers)
       .where(

@@ -1,91 +1,12 @@
-import { and, desc, eq, exists, getTableColumns, gt, gte, isNotNull, lt, not, or, type SQL, sql } from "drizzle-orm";
+import { and, desc, eq, exists, getTableColumns, gt, gte, lt, or, sql } from "drizzle-orm";
 import type { Store } from "../store/store.ts";
-import { valuesOf } from "../store/values.ts";
-import { type ChatView, columns as chatColumns, notBefore, take, visibleTo } from "./chats.ts";
+import { notBefore, take, visibleTo } from "./chats.ts";
+import { kept } from "./expiry.ts";
 
 export type Message = Store["messages"]["$inferSelect"];
 export type MessageState = Message["state"];
 /** A message with its author's username, as the members of its chat see it. */
 export type MessageView = Message & { username: string | null };
-
-/** A prompt that asks for its place in a chat. */
-export type Claim = {
-  id: string;
-  chatId: string;
-  userId: string;
-  prompt: string;
-  /** Null: the chat's. */
-  model: string | null;
-  offTheRecord: boolean;
-  requestId: string;
-  fingerprint: string;
-  /** How many earlier pairs are wanted. */
-  contextPairs: number;
-  at: Date;
-};
-/** An earlier prompt with its reply, and what the pair counts in a context. */
-export type Pair = { prompt: string; reply: string; username: string | null; tokens: number };
-/** `message` is the one that has the id; it is this claim's where its `requestId` is. `pairs`: the newest first. */
-export type Claimed = { chat: ChatView; systemPrompt: string | null; message: MessageView; pairs: Pair[] };
-
-/**
- * Stores a prompt with the next number of its chat, unless its id is there already, and reads what its reply needs: one round
- * trip, of which access is a part. Null: there is no such chat that the user sees. Repeating it changes nothing.
- */
-export async function claim(store: Store, c: Claim): Promise<Claimed | null> {
-  const { chats, messages, settings, users } = store;
-  const { id, chatId, userId, prompt, requestId, fingerprint, at } = c;
-  const isIt = eq(chats.id, chatId);
-  const seen = visibleTo(store, userId);
-  const row = valuesOf(messages, {
-    ...{ id, chatId, userId, prompt, requestId, fingerprint, createdAt: at, updatedAt: at },
-    seq: sql`${chats.lastSeq}`,
-    state: c.offTheRecord ? "off_record" : "streaming",
-    reply: "",
-    model: c.model ?? sql`${chats.model}`,
-    ...{ contextTokens: null, promptTokens: null, completionTokens: null, stoppedBy: null, errorCode: null },
-  });
-  const known = (also?: SQL) => sql`exists (select 1 from ${messages} m where ${and(sql`m.id = ${id}`, also)})`;
-  const numbered = known(sql`m.chat_id = ${chatId} and m.seq = ${chats.lastSeq}`);
-  const stored = known(sql`m.chat_id = ${chatId} and m.request_id = ${requestId}`);
-  const seq = sql`(select m.seq from ${messages} m where m.id = ${id} and m.chat_id = ${chatId})`;
-  const global = sql<string | null>`(select ${settings.value} from ${settings} where ${settings.key} = 'system_prompt')`;
-  const [, , , [chat], [found], pairs] = await store.atomic((q) => [
-    // It takes the next number, and with it the chat, so that prompts at the same time come one after the other.
-    q
-      .update(chats)
-      .set({
-        lastSeq: sql`${chats.lastSeq} + 1`,
-        updatedAt: sql`case when ${seen} and not ${known()} then ${notBefore(store, at)} else ${chats.updatedAt} end`,
-      })
-      .where(isIt),
-    q
-      .insert(messages)
-      .select(sql`select ${row} from ${chats} where ${and(isIt, seen)}` as never)
-      .onConflictDoNothing(),
-    // It gives the number back where nothing was stored under it.
-    q
-      .update(chats)
-      .set({ lastSeq: sql`${chats.lastSeq} - 1` })
-      .where(and(isIt, not(numbered))),
-    // What was stored is answered, also to somebody who is removed at this very moment.
-    q
-      .select({ ...chatColumns(store), global })
-      .from(chats)
-      .where(and(isIt, or(seen, stored))),
-    selectView(q, store).where(eq(messages.id, id)),
-    q
-      .select({ prompt: messages.prompt, reply: messages.reply, username: users.username, tokens: messages.contextTokens })
-      .from(messages)
-      .leftJoin(users, eq(users.id, messages.userId))
-      .where(and(eq(messages.chatId, chatId), sql`${messages.seq} < ${seq}`, isNotNull(messages.contextTokens)))
-      .orderBy(desc(messages.seq))
-      .limit(c.contextPairs),
-  ]);
-  if (!chat || !found) return null;
-  const { global: globalPrompt, ...view } = chat;
-  return { chat: view, systemPrompt: chat.systemPrompt ?? globalPrompt, message: found, pairs: pairs as Pair[] };
-}
 
 /** How a reply ended. */
 export type Ending = {
@@ -96,6 +17,7 @@ export type Ending = {
   completionTokens: number | null;
   stoppedBy: string | null;
   errorCode: string | null;
+  flagged: string | null;
 };
 
 /** The error code of a reply whose producer died. It is a guess, so the producer's own word overrules it. */
@@ -149,18 +71,18 @@ export async function runningInGroup({ db, messages, chats }: Store, groupId: st
 
 /** A message of a chat. */
 export async function find(store: Store, key: Key): Promise<MessageView | null> {
-  const [found] = await selectView(store.db, store).where(isKey(store, key));
+  const [found] = await selectView(store.db, store).where(and(isKey(store, key), kept(store)));
   return found ?? null;
 }
 
 /** The chat that a message is in, for somebody who sees it. */
-export async function chatOf({ db, chats, messages, ...store }: Store, id: string, userId: string): Promise<string | null> {
-  const seen = visibleTo({ chats, ...store } as Store, userId);
+export async function chatOf(store: Store, id: string, userId: string): Promise<string | null> {
+  const { db, chats, messages } = store;
   const [found] = await db
     .select({ chatId: messages.chatId })
     .from(messages)
     .innerJoin(chats, eq(chats.id, messages.chatId))
-    .where(and(eq(messages.id, id), seen));
+    .where(and(eq(messages.id, id), kept(store), visibleTo(store, userId)));
   return found?.chatId ?? null;
 }
 
@@ -168,7 +90,7 @@ export async function chatOf({ db, chats, messages, ...store }: Store, id: strin
 export async function page(store: Store, chatId: string, before: number | undefined, limit: number): Promise<MessageView[]> {
   const { db, messages } = store;
   return selectView(db, store)
-    .where(and(eq(messages.chatId, chatId), before === undefined ? undefined : lt(messages.seq, before)))
+    .where(and(eq(messages.chatId, chatId), before === undefined ? undefined : lt(messages.seq, before), kept(store)))
     .orderBy(desc(messages.seq))
     .limit(limit);
 }
@@ -179,7 +101,14 @@ export async function changedSince(store: Store, chatId: string, since: Date, li
   const lastSeq = db.select({ lastSeq: chats.lastSeq }).from(chats).where(eq(chats.id, chatId));
   return (
     selectView(db, store)
-      .where(and(eq(messages.chatId, chatId), gt(messages.seq, sql`${lastSeq} - ${limit}`), gte(messages.updatedAt, since)))
+      .where(
+        and(
+          eq(messages.chatId, chatId),
+          gt(messages.seq, sql`${lastSeq} - ${limit}`),
+          gte(messages.updatedAt, since),
+          kept(store),
+        ),
+      )
       .orderBy(messages.seq)
       // There are no more than that; it is said for Postgres, which would else prepare for a third of the chat.
       .limit(limit)
@@ -189,7 +118,7 @@ export async function changedSince(store: Store, chatId: string, since: Date, li
 /** The replies of a chat that are being made, as far as the store knows. */
 export async function running(store: Store, chatId: string): Promise<MessageView[]> {
   const { db, messages } = store;
-  return selectView(db, store).where(and(eq(messages.chatId, chatId), STREAMING));
+  return selectView(db, store).where(and(eq(messages.chatId, chatId), STREAMING, kept(store)));
 }
 
 /** Deletes a message, for its author, while they see it, or its chat's owner; false when there is none of theirs. */
@@ -204,12 +133,37 @@ export async function remove(store: Store, key: Key, userId: string): Promise<bo
   return gone.length > 0;
 }
 
+/** What was cleared: everything up to a number, and the replies of it that were being made. */
+export type Cleared = { upTo: number; running: string[] };
+
+/**
+ * Forgets what was said in a chat of its owner's up to now. Null: there is no such chat of theirs. It has the chat alone: a prompt comes before it, and goes, or after it, and finds nothing.
+ */
+export async function clear(store: Store, chatId: string, ownerId: string, at: Date): Promise<Cleared | null> {
+  const { chats, messages } = store;
+  const theirs = and(eq(chats.id, chatId), eq(chats.ownerId, ownerId));
+  const [taken, running] = await store.atomic((q) => [
+    q
+      .update(chats)
+      .set({ clearedSeq: sql`${chats.lastSeq}`, updatedAt: notBefore(store, at) })
+      .where(theirs)
+      .returning({ upTo: chats.lastSeq }),
+    q
+      .select({ id: messages.id })
+      .from(messages)
+      .where(and(eq(messages.chatId, chatId), STREAMING)),
+    q.delete(messages).where(and(eq(messages.chatId, chatId), exists(q.select({ id: chats.id }).from(chats).where(theirs)))),
+  ]);
+  const [chat] = taken;
+  return chat ? { upTo: chat.upTo, running: running.map(({ id }) => id) } : null;
+}
+
 /** In the words of the partial index. */
 const STREAMING = sql`state = 'streaming'`;
 
 const isKey = ({ messages }: Store, { id, chatId }: Key) => and(eq(messages.id, id), eq(messages.chatId, chatId));
 
-const selectView = (q: Store["db"], { messages, users }: Store) =>
+export const selectView = (q: Store["db"], { messages, users }: Store) =>
   q
     .select({ ...getTableColumns(messages), username: users.username })
     .from(messages)

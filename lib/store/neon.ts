@@ -36,6 +36,7 @@ export function openNeon(url: string, endpoint?: string): Store {
     run: transaction,
     migrate: () =>
       migrate({ folder: "postgres", parameter: "$1", transaction: async (list) => (await transaction(list)).at(-1) ?? [] }),
+    expiredAt: () => null,
     ping: async () => void (await transaction([{ sql: "select 1", params: [] }])),
     close: async () => {},
   };

@@ -81,6 +81,7 @@ export function openPostgres(url: string): Store {
         parameter: "$1",
         transaction: async (list) => (await transaction(list, false)).at(-1) ?? [],
       }),
+    expiredAt: () => null,
     ping: async () => void (await transaction([{ sql: "select 1", params: [] }], true)),
     close: () => pool.end(),
   };

@@ -66,6 +66,7 @@ export function openSqlite(path: string): Store {
     compile: (statement: SQL) => dialect.sqlToQuery(statement).sql,
     run: async (statements) => transaction(statements),
     migrate: () => migrate({ folder: "sqlite", parameter: "?", transaction: async (list) => transaction(list).at(-1) ?? [] }),
+    expiredAt: () => null,
     ping: async () => void one("select 1", []),
     close: async () => {
       prepared.clear();

@@ -22,6 +22,8 @@ export type Store = Tables & {
   run(statements: readonly Statement[]): Promise<unknown[][][]>;
   /** Applies the migrations that are missing and answers their names. Safe when two run at once. */
   migrate(): Promise<string[]>;
+  /** Messages that were made up to this instant have expired, and no query finds them. Null: none has. */
+  expiredAt(): Date | null;
   /** Throws a `StoreError` when the store cannot be reached. */
   ping(): Promise<void>;
   close(): Promise<void>;

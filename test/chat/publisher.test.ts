@@ -19,7 +19,15 @@ afterAll(() => bus.close());
 const newMessage = (): MessageView => ({
   ...{ id: randomUUID(), chatId: randomUUID(), seq: 1, userId: randomUUID(), username: "anna", state: "streaming" },
   ...{ prompt: "tell me", reply: "", model: "gpt-4o-mini", requestId: randomUUID(), fingerprint: "" },
-  ...{ contextTokens: null, promptTokens: null, completionTokens: null, stoppedBy: null, errorCode: null },
+  ...{
+    contextTokens: null,
+    promptTokens: null,
+    completionTokens: null,
+    stoppedBy: null,
+    errorCode: null,
+    flagged: null,
+    image: null,
+  },
   ...{ createdAt: new Date(), updatedAt: new Date() },
 });
 

@@ -8,7 +8,9 @@ import { build } from "esbuild";
 import pg from "pg";
 import { uuidv7 } from "uuidv7";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import * as chatList from "../../lib/repo/chat-list.ts";
 import * as chats from "../../lib/repo/chats.ts";
+import * as claims from "../../lib/repo/claims.ts";
 import * as groups from "../../lib/repo/groups.ts";
 import * as messages from "../../lib/repo/messages.ts";
 import { openNeon } from "../../lib/store/neon.ts";
@@ -68,7 +70,7 @@ describe.skipIf(skipped)("Neon", () => {
       () => messages.page(store, chat.id, undefined, 10),
       () => messages.changedSince(store, chat.id, at(), 10),
       () => chats.findForMember(store, chat.id, ben.id),
-      () => chats.listForMember(store, ben.id, { limit: 10, after: at(-1) }),
+      () => chatList.listForMember(store, ben.id, { limit: 10, after: at(-1) }),
       () => chats.visibleAmong(store, [{ chatId: chat.id, userId: ben.id }]),
       () => chats.addUsers(store, chat.id, [ben.id], at()),
       () => chats.participants(store, chat.id),
@@ -86,7 +88,7 @@ describe.skipIf(skipped)("Neon", () => {
       const claim = newClaim(chat, anna, { at: at(number) });
       bridge.fail("dropAnswer");
       const requests = await requestsOf(async () => {
-        const { message, pairs } = (await twice(() => messages.claim(store, claim))) as messages.Claimed;
+        const { message, pairs } = (await twice(() => claims.claim(store, claim))) as claims.Claimed;
         expect(message).toMatchObject({ id: claim.id, requestId: claim.requestId, seq: number, state: "streaming" });
         expect(pairs).toHaveLength(number - 1);
       });
@@ -103,17 +105,17 @@ describe.skipIf(skipped)("Neon", () => {
     const { anna } = await people(store, "anna");
     const chat = await chatOf(store, anna);
     const chance = random(seed);
-    const claims = Array.from({ length: trials(3) * 20 }, () => newClaim(chat, anna));
-    const answers: (messages.Claimed | null)[] = [];
-    for (let from = 0; from < claims.length; from += 20) {
+    const wanted = Array.from({ length: trials(3) * 20 }, () => newClaim(chat, anna));
+    const answers: (claims.Claimed | null)[] = [];
+    for (let from = 0; from < wanted.length; from += 20) {
       for (let fault = 0; fault < 8; fault++)
         bridge.fail((["dropAnswer", "refuse", "status500"] as const)[Math.floor(chance() * 3)] ?? "refuse");
-      const some = claims.slice(from, from + 20).map((claim) => twice(() => messages.claim(store, claim)).catch(() => null));
+      const some = wanted.slice(from, from + 20).map((claim) => twice(() => claims.claim(store, claim)).catch(() => null));
       answers.push(...(await Promise.all(some)));
     }
     const rows = await messages.page(store, chat.id, undefined, 10_000);
     expect(rows.map(({ seq }) => seq).toReversed()).toEqual(upTo(rows.length));
-    for (const [i, claim] of claims.entries()) {
+    for (const [i, claim] of wanted.entries()) {
       const row = rows.find(({ id }) => id === claim.id);
       if (answers[i]) expect(answers[i]?.message).toEqual(row);
       if (row) expect(row.requestId).toBe(claim.requestId);

@@ -1,5 +1,6 @@
 import { uuidv7 } from "uuidv7";
 import * as chats from "../../lib/repo/chats.ts";
+import * as claims from "../../lib/repo/claims.ts";
 import * as groups from "../../lib/repo/groups.ts";
 import * as messages from "../../lib/repo/messages.ts";
 import * as users from "../../lib/repo/users.ts";
@@ -39,12 +40,13 @@ export async function groupOf(store: Store, owner: Person, ...members: Person[])
   return group;
 }
 
-export const newClaim = (chat: { id: string }, user: Person, change: Partial<messages.Claim> = {}): messages.Claim => ({
+export const newClaim = (chat: { id: string }, user: Person, change: Partial<claims.Claim> = {}): claims.Claim => ({
   id: uuidv7(),
   chatId: chat.id,
   userId: user.id,
   prompt: "Hello",
   model: null,
+  image: null,
   offTheRecord: false,
   requestId: uuidv7(),
   fingerprint: "print",
@@ -61,12 +63,13 @@ export const ending = (change: Partial<messages.Ending> = {}): messages.Ending =
   completionTokens: 4,
   stoppedBy: null,
   errorCode: null,
+  flagged: null,
   ...change,
 });
 
 /** A claim that must succeed. */
-export async function claimed(store: Store, claim: messages.Claim): Promise<messages.Claimed> {
-  const found = await messages.claim(store, claim);
+export async function claimed(store: Store, claim: claims.Claim): Promise<claims.Claimed> {
+  const found = await claims.claim(store, claim);
   if (!found) throw new Error("the chat is not there for who claims");
   return found;
 }
@@ -76,7 +79,7 @@ export async function said(
   store: Store,
   chat: { id: string },
   user: Person,
-  change: Partial<messages.Claim> = {},
+  change: Partial<claims.Claim> = {},
   end: Partial<messages.Ending> = {},
 ): Promise<messages.MessageView> {
   const claim = newClaim(chat, user, change);

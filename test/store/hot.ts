@@ -1,4 +1,6 @@
+import * as chatList from "../../lib/repo/chat-list.ts";
 import * as chats from "../../lib/repo/chats.ts";
+import * as claims from "../../lib/repo/claims.ts";
 import * as groups from "../../lib/repo/groups.ts";
 import * as messages from "../../lib/repo/messages.ts";
 import type { Store } from "../../lib/store/store.ts";
@@ -13,7 +15,7 @@ const EARLIER = new Date(START_MS);
 /** As many as the young chat has, with room to spare. */
 const PAGE = 20;
 
-const claimIn = (chat: string, change: Partial<messages.Claim> = {}) =>
+const claimIn = (chat: string, change: Partial<claims.Claim> = {}) =>
   newClaim({ id: chat }, { id: MEMBER, username: "" }, { at: LATER, ...change });
 
 /**
@@ -30,8 +32,8 @@ export const inChat = (chat: string, size = LARGE): Record<string, Work> => {
     "page before": (store) => messages.page(store, chat, 25, PAGE),
     running: (store) => messages.running(store, chat),
     changed: (store) => messages.changedSince(store, chat, EARLIER, PAGE),
-    claim: (store) => messages.claim(store, claimIn(chat)),
-    "claim off the record": (store) => messages.claim(store, claimIn(chat, { offTheRecord: true, contextPairs: 0 })),
+    claim: (store) => claims.claim(store, claimIn(chat)),
+    "claim off the record": (store) => claims.claim(store, claimIn(chat, { offTheRecord: true, contextPairs: 0 })),
     "ask to stop": (store) => messages.askToStop(store, chat, undefined, MEMBER),
     end: (store) => messages.end(store, newest, ending(), LATER),
     remove: (store) => messages.remove(store, newest, OWNER),
@@ -41,24 +43,27 @@ export const inChat = (chat: string, size = LARGE): Record<string, Work> => {
 /** What looks over many chats or people, and how many rows Postgres may read for it. */
 export const LISTS: Record<string, { work: Work; most: number }> = {
   // 204 chats, each found in one place and shown from four.
-  "chats of a member": { work: (store) => chats.listForMember(store, MEMBER, { limit: 101 }), most: 1_500 },
+  "chats of a member": { work: (store) => chatList.listForMember(store, MEMBER, { limit: 101 }), most: 1_500 },
   // Of two of them 1,000 messages are looked at, to count those unread.
   "chats of a member, unread": {
-    work: (store) => chats.listForMember(store, MEMBER, { limit: 101, after: EARLIER }),
+    work: (store) => chatList.listForMember(store, MEMBER, { limit: 101, after: EARLIER }),
     most: 3_500,
   },
   "chats of a member in a group": {
-    work: (store) => chats.listForMember(store, MEMBER, { limit: 101, groupId: "group-1" }),
+    work: (store) => chatList.listForMember(store, MEMBER, { limit: 101, groupId: "group-1" }),
     most: 100,
   },
   // 1,063 chats.
-  "chats of a busy owner": { work: (store) => chats.listForMember(store, BUSY, { limit: 101 }), most: 3_000 },
+  "chats of a busy owner": { work: (store) => chatList.listForMember(store, BUSY, { limit: 101 }), most: 3_000 },
   "chats of a busy owner, a later page": {
     work: (store) =>
-      chats.listForMember(store, BUSY, { limit: 101, cursor: { updatedAt: new Date(START_MS + 50_000_000), id: "other-50000" } }),
+      chatList.listForMember(store, BUSY, {
+        limit: 101,
+        cursor: { updatedAt: new Date(START_MS + 50_000_000), id: "other-50000" },
+      }),
     most: 3_000,
   },
-  "chats of a stranger": { work: (store) => chats.listForMember(store, "nobody", { limit: 101 }), most: 10 },
+  "chats of a stranger": { work: (store) => chatList.listForMember(store, "nobody", { limit: 101 }), most: 10 },
   "300 places in chats": {
     work: (store) =>
       chats.visibleAmong(

@@ -1,5 +1,7 @@
 import { uuidv7 } from "uuidv7";
+import * as chatList from "../../lib/repo/chat-list.ts";
 import * as chats from "../../lib/repo/chats.ts";
+import * as claims from "../../lib/repo/claims.ts";
 import * as groups from "../../lib/repo/groups.ts";
 import * as messages from "../../lib/repo/messages.ts";
 import { type Store, storeError } from "../../lib/store/store.ts";
@@ -40,7 +42,7 @@ export async function storm(
   const failures: string[] = [];
   const claim = async () => {
     const wanted = newClaim({ id: chatId }, { id: oneOf([ownerId, ...field.userIds]), username: "" }, { id: key().id });
-    const claimed = await messages.claim(store, wanted);
+    const claimed = await claims.claim(store, wanted);
     if (claimed?.message.requestId === wanted.requestId) given.push(claimed.message.seq);
   };
   const end = () => messages.end(store, key(), ending(chance() < 0.3 ? { errorCode: messages.INTERRUPTED } : {}), at(1));
@@ -53,7 +55,7 @@ export async function storm(
     () => chats.update(store, chatId, ownerId, { name: uuidv7() }, at()),
     () => groups.addMembers(store, groupId, some(), chance() < 0.3 ? "owner" : "member", at()),
     () => groups.removeMembers(store, groupId, chance() < 0.2 ? [ownerId, ...some()] : some(), at()),
-    () => chats.listForMember(store, ownerId, { limit: 10, after: at(-1) }),
+    () => chatList.listForMember(store, ownerId, { limit: 10, after: at(-1) }),
   ];
   const once = (kind: () => Promise<unknown>) => async () => {
     try {

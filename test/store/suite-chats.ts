@@ -1,7 +1,9 @@
 import { eq } from "drizzle-orm";
 import { uuidv7 } from "uuidv7";
 import { beforeAll, describe, expect, test } from "vitest";
+import * as chatList from "../../lib/repo/chat-list.ts";
 import * as chats from "../../lib/repo/chats.ts";
+import * as claims from "../../lib/repo/claims.ts";
 import * as groups from "../../lib/repo/groups.ts";
 import * as messages from "../../lib/repo/messages.ts";
 import type { Store } from "../../lib/store/store.ts";
@@ -104,7 +106,7 @@ export function chatsSuite(current: () => Store): void {
       ];
       const shared = async ({ id }: { id: string }) => [
         (await chats.findForMember(store, id, anna.id))?.shared,
-        (await chats.listForMember(store, anna.id, { limit: 9 })).find((it) => it.id === id)?.shared,
+        (await chatList.listForMember(store, anna.id, { limit: 9 })).find((it) => it.id === id)?.shared,
         (await claimed(store, newClaim({ id }, anna))).chat.shared,
         (await chats.update(store, id, anna.id, { name: "n" }, at(1)))?.shared,
       ];
@@ -136,9 +138,9 @@ export function chatsSuite(current: () => Store): void {
       const among = new Set((await chats.visibleAmong(store, pairs)).map(({ userId }) => userId));
       const ways: ((user: Person) => Promise<boolean>)[] = [
         async ({ id }) => (await chats.findForMember(store, chat.id, id)) !== null,
-        async ({ id }) => (await chats.listForMember(store, id, { limit: 100 })).some((it) => it.id === chat.id),
+        async ({ id }) => (await chatList.listForMember(store, id, { limit: 100 })).some((it) => it.id === chat.id),
         async ({ id }) => (await messages.chatOf(store, message.get(chat.id) ?? "", id)) === chat.id,
-        async (user) => (await messages.claim(store, newClaim(chat, user))) !== null,
+        async (user) => (await claims.claim(store, newClaim(chat, user))) !== null,
         async ({ id }) => among.has(id),
         async ({ id }) => (await chats.participants(store, chat.id)).some((it) => it.id === id),
       ];
@@ -204,9 +206,9 @@ function listSuite(current: () => Store): void {
     await chats.addUsers(store, made[4]?.id ?? "", [anna.id], at(40));
     await chatOf(store, ben, { createdAt: at(50) });
   });
-  const list = (filter: Partial<chats.ChatFilter> = {}, user = anna) =>
-    chats.listForMember(current(), user.id, { limit: 100, ...filter });
-  const places = (listed: chats.ListedChat[]) => listed.map(({ id }) => made.findIndex((chat) => chat.id === id));
+  const list = (filter: Partial<chatList.ChatFilter> = {}, user = anna) =>
+    chatList.listForMember(current(), user.id, { limit: 100, ...filter });
+  const places = (listed: chatList.ListedChat[]) => listed.map(({ id }) => made.findIndex((chat) => chat.id === id));
 
   test("has what I see and nothing else, the last changed first; of two at the same instant the later made", async () => {
     expect(places(await list())).toEqual([4, 3, 2, 1, 0]);
@@ -220,7 +222,7 @@ function listSuite(current: () => Store): void {
       expect(places(await list({ cursor }))).toEqual([4, 3, 2, 1, 0].filter((place) => place < from));
     }
     const all: number[] = [];
-    for (let cursor: chats.ListedChat | undefined; ; ) {
+    for (let cursor: chatList.ListedChat | undefined; ; ) {
       const [next] = await list({ limit: 1, ...(cursor && { cursor }) });
       if (!next) break;
       all.push(...places([next]));

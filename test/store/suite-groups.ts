@@ -2,8 +2,8 @@ import { eq, inArray } from "drizzle-orm";
 import { uuidv7 } from "uuidv7";
 import { describe, expect, test } from "vitest";
 import * as chats from "../../lib/repo/chats.ts";
+import * as claims from "../../lib/repo/claims.ts";
 import * as groups from "../../lib/repo/groups.ts";
-import * as messages from "../../lib/repo/messages.ts";
 import type { Store } from "../../lib/store/store.ts";
 import { chatOf, groupOf, newClaim, type Person, people, said } from "./chatting.ts";
 import { at } from "./people.ts";
@@ -215,6 +215,6 @@ export function groupsSuite(current: () => Store): void {
       expect(await left(table)).toEqual([kept.id, alone.id].toSorted());
     expect(await roles(group)).toEqual([]);
     expect(await roles(other)).toEqual([owner(anna), member(ben)]);
-    expect(await messages.claim(store, newClaim(gone, ben))).toBeNull();
+    expect(await claims.claim(store, newClaim(gone, ben))).toBeNull();
   });
 }

@@ -2,6 +2,7 @@ import { eq } from "drizzle-orm";
 import { uuidv7 } from "uuidv7";
 import { describe, expect, test } from "vitest";
 import * as chats from "../../lib/repo/chats.ts";
+import * as claims from "../../lib/repo/claims.ts";
 import * as messages from "../../lib/repo/messages.ts";
 import type { Store } from "../../lib/store/store.ts";
 import { trials } from "../support/seed.ts";
@@ -36,12 +37,12 @@ export function messagesSuite(current: () => Store): void {
     const group = await groupOf(store, owner, ...members.slice(1));
     const chat = await chatOf(store, owner, { groupId: group.id });
 
-    const claims: messages.Claim[] = [];
+    const claims: claims.Claim[] = [];
     for (let i = 0; i < PROMPTS; i++) for (const user of members) claims.push(newClaim(chat, user, { prompt: `${i}` }));
-    const contexts: { seq: number; pairs: messages.Pair[] }[] = [];
+    const contexts: { seq: number; pairs: claims.Pair[] }[] = [];
     /** What a reader saw at some time: the chat's newest messages. */
     const seen: { id: string; seq: number }[][] = [];
-    const ask = (claim: messages.Claim, i: number) => async () => {
+    const ask = (claim: claims.Claim, i: number) => async () => {
       const { message, pairs } = await claimed(store, claim);
       contexts.push({ seq: message.seq, pairs });
       // The reply says its number, so that a context tells where it is from; the last of them end before their prompters read on.
@@ -184,14 +185,14 @@ function claimSuite(
     const chat = await chatOf(store, anna, { createdAt: at(1) });
     const mine = await said(store, chat, anna, { at: at(2) });
     for (const change of [{}, { id: mine.id }, { offTheRecord: true }]) {
-      expect(await messages.claim(store, newClaim(chat, ben, { at: at(9), ...change }))).toBeNull();
-      expect(await messages.claim(store, newClaim({ id: uuidv7() }, ben, { at: at(9), ...change }))).toBeNull();
+      expect(await claims.claim(store, newClaim(chat, ben, { at: at(9), ...change }))).toBeNull();
+      expect(await claims.claim(store, newClaim({ id: uuidv7() }, ben, { at: at(9), ...change }))).toBeNull();
     }
     expect([await seqsOf(chat.id), await lastSeq(chat), await changedAt(store, chat)]).toEqual([[1], 1, at(2)]);
     await chats.addUsers(store, chat.id, [ben.id], at(3));
     expect((await claimed(store, newClaim(chat, ben))).message.seq).toBe(2);
     await chats.removeUsers(store, chat.id, [ben.id]);
-    expect(await messages.claim(store, newClaim(chat, ben))).toBeNull();
+    expect(await claims.claim(store, newClaim(chat, ben))).toBeNull();
   });
 
   test("off the record is complete as it is, and in no context", async () => {

@@ -3,7 +3,7 @@ import { messageMember } from "../../../lib/access.ts";
 import { announce } from "../../../lib/chat/announce.ts";
 import { tellToStop } from "../../../lib/chat/stop.ts";
 import { endpoint } from "../../../lib/http/endpoint.ts";
-import { ApiError } from "../../../lib/http/error.ts";
+import { ApiError, forbid } from "../../../lib/http/error.ts";
 import { id, nothing } from "../../../lib/http/fields.ts";
 import * as messages from "../../../lib/repo/messages.ts";
 
@@ -19,7 +19,7 @@ export const removeMessage = endpoint({
     const key = { id: messageId, chatId: chat.id };
     const message = await messages.find(deps.store, key);
     if (message && ![message.userId, chat.ownerId].includes(caller.userId))
-      throw new ApiError("forbidden", { message: "Only its author and the owner of the chat may delete a message." });
+      forbid("Only its author and the owner of the chat may delete a message.");
     if (!message || !(await messages.remove(deps.store, key, caller.userId))) throw new ApiError("not_found");
     // A wish to stop outlives the message, and would stop another one that is given the same id.
     if (message.state === "streaming") await tellToStop(deps, chat.id, [messageId], caller.userId);

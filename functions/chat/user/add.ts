@@ -3,7 +3,7 @@ import { chatOwner } from "../../../lib/access.ts";
 import { existing } from "../../../lib/auth/people.ts";
 import { announce } from "../../../lib/chat/announce.ts";
 import { endpoint } from "../../../lib/http/endpoint.ts";
-import { id, people } from "../../../lib/http/fields.ts";
+import { chatName, people } from "../../../lib/http/fields.ts";
 import * as chats from "../../../lib/repo/chats.ts";
 import { ParticipantsView, participantsView } from "../views.ts";
 
@@ -12,7 +12,7 @@ export const addUsers = endpoint({
   summary: "Let people take part in a chat",
   route: "POST /chat/user/add",
   access: chatOwner,
-  input: z.object({ chat_id: id, ...people }),
+  input: z.object({ chat_id: chatName, ...people }),
   output: z.object({ users: ParticipantsView }),
   errors: ["forbidden", "not_found"],
   run: async ({ grant: { caller, chat }, input, deps }) => {

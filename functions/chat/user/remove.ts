@@ -3,7 +3,7 @@ import { chatOwnerOrLeaving } from "../../../lib/access.ts";
 import { announce } from "../../../lib/chat/announce.ts";
 import { endpoint } from "../../../lib/http/endpoint.ts";
 import { ApiError } from "../../../lib/http/error.ts";
-import { id, people } from "../../../lib/http/fields.ts";
+import { chatName, people } from "../../../lib/http/fields.ts";
 import * as chats from "../../../lib/repo/chats.ts";
 import { ParticipantsView, participantsView } from "../views.ts";
 
@@ -12,7 +12,7 @@ export const removeUsers = endpoint({
   summary: "Let people take part in a chat no more; anyone may leave",
   route: "POST /chat/user/remove",
   access: chatOwnerOrLeaving,
-  input: z.object({ chat_id: id, ...people }),
+  input: z.object({ chat_id: chatName, ...people }),
   output: z.object({ users: ParticipantsView }),
   errors: ["forbidden", "not_found"],
   run: async ({ grant: { caller, chat, userIds }, deps }) => {

@@ -4,7 +4,8 @@ import { answerPrompt } from "../../../lib/chat/answer.ts";
 import { CompletionStream, completionOf } from "../../../lib/chat/openai.ts";
 import { endpoint } from "../../../lib/http/endpoint.ts";
 import { ApiError } from "../../../lib/http/error.ts";
-import { model, ofChat, prompt } from "../views.ts";
+import { model, prompt } from "../../../lib/http/fields.ts";
+import { ofChat } from "../views.ts";
 
 const BODY_BYTES = 4 * 1024 * 1024;
 const BODY_KEYS = 100_000;
@@ -55,7 +56,7 @@ export const completions = endpoint({
   summary: "OpenAI's chat completions, spoken in a chat: the last user message is its next prompt, and its memory the context",
   route: "POST /chat/:id/v1/chat/completions",
   access: prompter((it: Input) => ({
-    chatId: it.id,
+    chat: it.id,
     prompt: lastPrompt(it.messages),
     model: it.model,
     options: options.parse(it),

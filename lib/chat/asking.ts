@@ -1,0 +1,23 @@
+import type { Deps } from "../deps.ts";
+import { ApiError } from "../http/error.ts";
+import { CompletionError, type Patience } from "../llm/retry.ts";
+
+/** How long somebody waits for something short, such as a list of models. */
+const PATIENCE_MS = 30_000;
+
+/** What the upstream answers to a question that is no prompt of a chat. Throws `upstream_…` where it does not. */
+export async function asking<T>(
+  { random }: Pick<Deps, "random">,
+  question: (patience: Patience) => Promise<T>,
+  patienceMs = PATIENCE_MS,
+): Promise<T> {
+  const signal = AbortSignal.timeout(patienceMs);
+  try {
+    return await question({ signal, random: () => random(4).readUInt32BE() / 2 ** 32 });
+  } catch (error) {
+    if (signal.aborted) throw new ApiError("upstream_timeout", { cause: error });
+    if (!(error instanceof CompletionError)) throw error;
+    const { code, retryAfterSeconds } = error;
+    throw new ApiError(code, { cause: error, ...(retryAfterSeconds !== undefined && { retryAfterSeconds }) });
+  }
+}

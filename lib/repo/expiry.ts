@@ -1,0 +1,26 @@
+import { and, eq, gt, inArray, lte, type SQL } from "drizzle-orm";
+import type { Store } from "../store/store.ts";
+
+/** Which messages have not expired; the one place that says so. Undefined, where none ever does. */
+export function kept({ messages, expiredAt }: Store): SQL | undefined {
+  const at = expiredAt();
+  return at ? gt(messages.createdAt, at) : undefined;
+}
+
+/** Deletes up to `limit` messages that have expired, the oldest first; answers how many went. */
+export async function prune({ db, messages, expiredAt }: Store, limit: number): Promise<number> {
+  const until = expiredAt();
+  if (!until) return 0;
+  const { id, createdAt } = messages;
+  const oldest = db.select({ id }).from(messages).where(lte(createdAt, until)).orderBy(createdAt).limit(limit);
+  const gone = await db.delete(messages).where(inArray(id, oldest)).returning({ id });
+  return gone.length;
+}
+
+/** Deletes a message, if it has expired; answers whether it had. */
+export async function forget({ db, messages, expiredAt }: Store, { id }: { id: string }): Promise<boolean> {
+  const until = expiredAt();
+  if (!until) return false;
+  const expired = and(eq(messages.id, id), lte(messages.createdAt, until));
+  return (await db.delete(messages).where(expired).returning({ id: messages.id })).length > 0;
+}
