@@ -138,7 +138,7 @@ describe("a chat", () => {
     const [owner, user] = (await people(2)) as [Person, Person];
     const made = await must(owner, "/chat/create", { name: "foobar", model: "gpt-4" });
     expect(made).toEqual({
-      ...{ id: ID, name: "foobar", model: "gpt-4", owner_id: owner.id, group_id: null },
+      ...{ id: ID, key: null, name: "foobar", model: "gpt-4", owner_id: owner.id, group_id: null },
       ...{ created_at: TIME, updated_at: made.created_at },
     });
     const me = { id: owner.id, username: owner.username, name: null, role: "owner" };
@@ -461,7 +461,16 @@ describe("the messages of a chat", () => {
         otr: false,
         state: "done",
       },
-      ...{ stopped_by: null, error_code: null, prompt_tokens: 9, completion_tokens: 12, created_at: TIME, updated_at: TIME },
+      ...{
+        stopped_by: null,
+        error_code: null,
+        flagged: null,
+        image: null,
+        prompt_tokens: 9,
+        completion_tokens: 12,
+        created_at: TIME,
+        updated_at: TIME,
+      },
     });
     expect((await must(owner, "/chat/read", { id })).messages).toEqual([message]);
   });
@@ -544,7 +553,16 @@ describe("what is said off the record", () => {
           reply: "",
           model: "gpt-4o",
         },
-        ...{ otr: true, state: "off_record", stopped_by: null, error_code: null, prompt_tokens: null, completion_tokens: null },
+        ...{
+          otr: true,
+          state: "off_record",
+          stopped_by: null,
+          error_code: null,
+          flagged: null,
+          image: null,
+          prompt_tokens: null,
+          completion_tokens: null,
+        },
         ...{ created_at: TIME, updated_at: TIME },
       },
     });

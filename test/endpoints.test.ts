@@ -15,7 +15,14 @@ const endpoints = functions.flatMap(({ name, endpoints }) =>
   endpoints.filter(isEndpoint).map((entry) => ({ name: entry.name, entry, function: name, ...routed(entry.route) })),
 );
 type Listed = (typeof endpoints)[number];
+const posts = endpoints.filter(({ methods }) => methods.includes("POST"));
+/** What reads answers both methods alike, but for paths that another endpoint answers POST on. */
 const reads = endpoints.filter(({ methods }) => methods.includes("GET"));
+/** The methods that a path takes, whichever endpoint answers them. */
+const takenAt = (template: string): string[] => {
+  const methods = endpoints.filter((it) => it.template === template).flatMap((it) => it.methods);
+  return [...methods, ...(methods.includes("GET") ? ["HEAD"] : []), "OPTIONS"].sort();
+};
 const named = <T extends { name: string }>(list: readonly T[]) => list.map((it) => [it.name, it] as const);
 
 let app: App;
@@ -48,7 +55,7 @@ describe("a caller without a credential", () => {
       const { path, methods } = listed;
       const rows = await countEvents(app);
       for (const method of methods) expectRefusal(await app.call(path, { method }), 401, "unauthenticated");
-      for (const [, encode] of everyEncoding) {
+      for (const [, encode] of methods.includes("POST") ? everyEncoding : []) {
         const answer = await app.call(path, { method: "POST", ...encode({ id: member.id }) });
         expectRefusal(answer, 401, "unauthenticated");
         expect(answer.headers.get("www-authenticate")).toMatch(/^Bearer /);
@@ -88,12 +95,12 @@ describe.each(named(endpoints))("%s", (_name, listed) => {
   const guarded = !entry.access.open;
 
   test("another method is refused with those that are taken", async () => {
-    const taken = [...methods, ...(methods.includes("GET") ? ["HEAD"] : []), "OPTIONS"];
+    const taken = takenAt(template);
     for (const method of ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "PROPFIND"].filter((it) => !taken.includes(it))) {
       const answer = await app.call(path, { method, token: member.token });
       if (method === "HEAD") expect(answer).toMatchObject({ status: 405, text: "" });
       else expectRefusal(answer, 405, "method_not_allowed");
-      expect(answer.headers.get("allow")?.split(", ").sort()).toEqual(taken.sort());
+      expect(answer.headers.get("allow")?.split(", ").sort()).toEqual(taken);
     }
     expectRefusal(await ask(app.url, request([`TRACE ${path} HTTP/1.1`, "Host: a", "Connection: close"])), 405);
   });
@@ -101,7 +108,7 @@ describe.each(named(endpoints))("%s", (_name, listed) => {
   test("OPTIONS and a preflight say what is taken, and touch no store", async () => {
     const rows = await countEvents(app);
     const asked = { "access-control-request-method": methods[0] as string, "access-control-request-headers": "authorization" };
-    const taken = [...methods, ...(methods.includes("GET") ? ["HEAD"] : []), "OPTIONS"].sort();
+    const taken = takenAt(template);
     const answer = await app.call(path, { method: "OPTIONS", headers: { origin: "https://elsewhere.example", ...asked } });
     expect(answer).toMatchObject({ status: 204, text: "" });
     expectOurs(answer);
@@ -114,6 +121,92 @@ describe.each(named(endpoints))("%s", (_name, listed) => {
     expect(await countEvents(app)).toBe(rows);
   });
 
+  test("a call leaves an audit row, with its bodies where they hold no secret", async () => {
+    const person = await permitted(listed);
+    const fields = await fieldsFor(listed, person);
+    const { path, rest } = placed(listed, fields);
+    const method = methods.includes("POST") ? "POST" : "GET";
+    const query = method === "GET" ? queryOf(rest) : "";
+    const answer = await app.call(query ? `${path}?${query}` : path, {
+      token: person.token,
+      method,
+      ...(method === "POST" && { body: rest }),
+    });
+    expect(answer).toMatchObject({ status: 200 });
+    expectOurs(answer);
+    expect(answer.headers.get("content-type")).toBe("application/json");
+    expect(await eventOf(app, answer)).toMatchObject({
+      endpoint: entry.name,
+      method,
+      path,
+      query,
+      status: 200,
+      errorCode: null,
+      userId: entry.name === "user.signup" ? answer.json.user.id : person.id,
+      address: "127.0.0.1",
+      requestBody: entry.audit === "bodies" ? JSON.stringify(entry.input.parse(fields)) : null,
+      responseBody: entry.audit === "bodies" ? answer.text : null,
+      endedAt: expect.any(Date),
+    });
+  });
+
+  test("a call that is refused for its input leaves an audit row", async () => {
+    const person = await permitted(listed);
+    const post = { body: "{", headers: { "content-type": "application/json" } };
+    const isPost = methods.includes("POST");
+    const answer = await app.call(isPost ? path : `${path}?a=%zz`, { token: person.token, ...(isPost && post) });
+    const errorCode = isPost ? "bad_json" : "bad_form";
+    expectRefusal(answer, 400, errorCode);
+    expect(await eventOf(app, answer)).toMatchObject({
+      endpoint: entry.name,
+      status: 400,
+      errorCode,
+      userId: person.id,
+      requestBody: null,
+      responseBody: entry.audit === "bodies" ? answer.text : null,
+    });
+  });
+
+  test("a path that is nearly this one is none", async () => {
+    const last = path.lastIndexOf("/");
+    const near = [
+      `/${path}`,
+      `${path}/`,
+      `${path.slice(0, last)}/${path.slice(last)}`,
+      path.toUpperCase(),
+      `${path}x`,
+      `${path};x`,
+    ];
+    // The root of a function greets, as it does without the slash where the function has no endpoint there.
+    for (const other of near.filter((it) => it !== `/${listed.function}/`)) {
+      expectRefusal(await app.call(other, { token: admin.token }), 404, "not_found");
+      expectRefusal(await app.call(other, { token: admin.token, body: {} }), 404, "not_found");
+    }
+  });
+
+  test("its description is whole", async () => {
+    const { json } = await app.call("/openapi.json");
+    for (const method of methods) {
+      const described = json.paths[template.replace(/:(\w+)/g, "{$1}")][method.toLowerCase()];
+      expect(described).toMatchObject({ summary: entry.summary, tags: [listed.function] });
+      const { type } = described.responses["200"].content["application/json"].schema;
+      expect(type).toBe(entry.name === "chat.conversation" ? "array" : "object");
+      for (const status of [400, 413, 415, 503, ...(guarded ? [401] : [])])
+        expect(described.responses[status].content["application/json"].schema).toEqual({ $ref: "#/components/schemas/Error" });
+      expect(described.security.flatMap(Object.keys)).toEqual(guarded ? ["bearer", "basic", "cookie"] : []);
+      const fields = Object.keys(entry.input.shape).filter((name) => method === "GET" || !template.includes(`:${name}`));
+      if (method === "GET") expect(described.parameters.map(({ name }: { name: string }) => name)).toEqual(fields);
+      else {
+        for (const type of ["application/json", "application/x-www-form-urlencoded"])
+          expect(Object.keys(described.requestBody?.content[type].schema.properties ?? {})).toEqual(fields);
+      }
+    }
+  });
+});
+
+describe.each(named(posts))("%s, by its body", (_name, listed) => {
+  const { entry, path } = listed;
+
   test("a body over the limit is refused, declared or in chunks, and one at the limit is not", async () => {
     const { token } = await permitted(listed);
     const headers = { authorization: `Bearer ${token}`, "content-type": "application/json" };
@@ -122,7 +215,12 @@ describe.each(named(endpoints))("%s", (_name, listed) => {
     expectRefusal(await app.call(path, { headers, body: body(entry.bodyLimit + 1) }), 413, "too_large");
     const chunks = (bytes: number) => new Blob([body(bytes)]).stream();
     const inChunks = async (bytes: number) => {
-      const answer = await fetch(app.url + path, { method: "POST", headers, body: chunks(bytes), duplex: "half" } as RequestInit);
+      const answer = await fetch(app.url + path, {
+        method: "POST",
+        headers,
+        body: chunks(bytes),
+        duplex: "half",
+      } as RequestInit);
       const text = await answer.text();
       return { status: answer.status, headers: answer.headers, text, json: JSON.parse(text) };
     };
@@ -165,91 +263,21 @@ describe.each(named(endpoints))("%s", (_name, listed) => {
     for (const encoding of ["gzip", "br", "identity, gzip"])
       expectRefusal(await ask(app.url, request([...lines, json, `Content-Encoding: ${encoding}`], "{}")), 415);
   });
-
-  test("a call leaves an audit row, with its bodies where they hold no secret", async () => {
-    const person = await permitted(listed);
-    const fields = await fieldsFor(listed, person);
-    const { path, rest } = placed(listed, fields);
-    const answer = await app.call(path, { token: person.token, body: rest });
-    expect(answer).toMatchObject({ status: 200 });
-    expectOurs(answer);
-    expect(answer.headers.get("content-type")).toBe("application/json");
-    expect(await eventOf(app, answer)).toMatchObject({
-      endpoint: entry.name,
-      method: "POST",
-      path,
-      query: "",
-      status: 200,
-      errorCode: null,
-      userId: entry.name === "user.signup" ? answer.json.user.id : person.id,
-      address: "127.0.0.1",
-      requestBody: entry.audit === "bodies" ? JSON.stringify(entry.input.parse(fields)) : null,
-      responseBody: entry.audit === "bodies" ? answer.text : null,
-      endedAt: expect.any(Date),
-    });
-  });
-
-  test("a call that is refused for its input leaves an audit row", async () => {
-    const person = await permitted(listed);
-    const answer = await app.call(path, { token: person.token, body: "{", headers: { "content-type": "application/json" } });
-    expectRefusal(answer, 400, "bad_json");
-    expect(await eventOf(app, answer)).toMatchObject({
-      endpoint: entry.name,
-      status: 400,
-      errorCode: "bad_json",
-      userId: person.id,
-      requestBody: null,
-      responseBody: entry.audit === "bodies" ? answer.text : null,
-    });
-  });
-
-  test("a path that is nearly this one is none", async () => {
-    const last = path.lastIndexOf("/");
-    const near = [
-      `/${path}`,
-      `${path}/`,
-      `${path.slice(0, last)}/${path.slice(last)}`,
-      path.toUpperCase(),
-      `${path}x`,
-      `${path};x`,
-    ];
-    for (const other of near) {
-      expectRefusal(await app.call(other, { token: admin.token }), 404, "not_found");
-      expectRefusal(await app.call(other, { token: admin.token, body: {} }), 404, "not_found");
-    }
-  });
-
-  test("its description is whole", async () => {
-    const { json } = await app.call("/openapi.json");
-    for (const method of methods) {
-      const described = json.paths[template.replace(/:(\w+)/g, "{$1}")][method.toLowerCase()];
-      expect(described).toMatchObject({ summary: entry.summary, tags: [listed.function] });
-      expect(described.responses["200"].content["application/json"].schema).toMatchObject({ type: "object" });
-      for (const status of [400, 413, 415, 503, ...(guarded ? [401] : [])])
-        expect(described.responses[status].content["application/json"].schema).toEqual({ $ref: "#/components/schemas/Error" });
-      expect(described.security.flatMap(Object.keys)).toEqual(guarded ? ["bearer", "basic", "cookie"] : []);
-      const fields = Object.keys(entry.input.shape).filter((name) => method === "GET" || !template.includes(`:${name}`));
-      if (method === "GET") expect(described.parameters.map(({ name }: { name: string }) => name)).toEqual(fields);
-      else {
-        for (const type of ["application/json", "application/x-www-form-urlencoded"])
-          expect(Object.keys(described.requestBody?.content[type].schema.properties ?? {})).toEqual(fields);
-      }
-    }
-  });
 });
 
 describe("reads", () => {
   test("there are some", () => expect(reads.length).toBeGreaterThan(2));
 
   test.each(named(reads))("%s answers GET, POST and HEAD alike", async (_name, listed) => {
-    const { token } = await permitted(listed);
-    const { path, rest } = placed(listed, await fieldsFor(listed, member));
+    const person = await permitted(listed);
+    const { token } = person;
+    const { path, rest } = placed(listed, await fieldsFor(listed, person));
     const query = queryOf(rest);
     // What was asked last is in the answer of a read of the log, so only its shape can be compared.
     const comparable = (json: unknown) => (listed.name === "system.events" ? Object.keys(json as object) : json);
     const get = await app.call(`${path}?${query}`, { token });
     expect(get.status).toBe(200);
-    for (const [, encode] of everyEncoding) {
+    for (const [, encode] of listed.methods.includes("POST") ? everyEncoding : []) {
       const { body, headers } = encode(rest);
       const post = await app.call(path, { body, headers: { ...headers, authorization: `Bearer ${token}` } });
       expect({ status: post.status, json: comparable(post.json) }).toEqual({ status: 200, json: comparable(get.json) });
@@ -262,6 +290,11 @@ describe("reads", () => {
     const length = head.headers.get("content-length");
     if (length !== null && listed.name !== "system.events") expect(length).toBe(get.headers.get("content-length"));
     expect(await eventOf(app, head)).toMatchObject({ method: "HEAD", status: 200 });
+  });
+
+  test("those that answer GET alone share their path with what writes there", () => {
+    for (const { template } of reads.filter(({ methods }) => !methods.includes("POST")))
+      expect(takenAt(template)).toContain("POST");
   });
 
   test("a HEAD that is refused has the status and no body", async () => {
@@ -301,10 +334,12 @@ describe.each(named(functions))("the function %s alone", (_name, spec) => {
   test("answers its paths with and without its own name in front", async () => {
     for (const { path, methods } of endpoints.filter((it) => it.function === spec.name)) {
       const without = path.slice(spec.name.length + 1);
-      const [long, short] = await Promise.all([path, without].map((it) => alone.call(it, { method: methods[0] as string })));
+      // At a function's root a greeting is for those who do not say who they are.
+      const asked = { method: methods[0] as string, token: "wrong" };
+      const [long, short] = await Promise.all([path, without || "/"].map((it) => alone.call(it, asked)));
       expect(short?.status).toBe(long?.status);
       expect([400, 401]).toContain(short?.status);
-      expectRefusal(await alone.call(without, { method: "PUT" }), 405);
+      expectRefusal(await alone.call(without || "/", { method: "PUT" }), 405);
     }
   });
 

@@ -254,26 +254,38 @@ describe("a field", () => {
   test.each(["", "1", "me", "..", "../x", "x".repeat(36), "0190", "%00", " ", "{}", "*", "' or 1=1 --", "null"])(
     "id %j is no id",
     async (id) => {
-      const others = ["/group/read", "/group/delete", "/chat/read", "/chat/delete", "/chat/stop", "/chat/message/delete"];
-      for (const path of ["/user/read", "/user/key/delete", "/user/update", ...others, "/chat/stream"]) {
-        expectRefusal(await app.call(path, { token: admin.token, body: { id } }), 400, "invalid_input");
-        const { body, headers } = encodings.form({ id });
+      const refused = async (path: string, field = "id") => {
+        expectRefusal(await app.call(path, { token: admin.token, body: { [field]: id } }), 400, "invalid_input");
+        const { body, headers } = encodings.form({ [field]: id });
         expectRefusal(await app.call(path, { body, headers: { ...headers, ...channels.bearer(admin) } }), 400, "invalid_input");
-      }
+      };
+      const others = ["/group/read", "/group/delete", "/chat/message/delete", "/chat/message/image", "/chat/template/read"];
+      for (const path of ["/user/read", "/user/key/delete", "/user/update", ...others]) await refused(path);
       expectRefusal(await app.call(`/user/read?${new URLSearchParams({ id })}`, { token: admin.token }), 400, "invalid_input");
+      // A chat has a key, too, where its owner chose one.
+      if (/^[\w.~-]+$/.test(id) && id !== "..") return;
+      for (const path of ["/chat/read", "/chat/delete", "/chat/stop", "/chat/ticket", "/chat/stream"]) await refused(path);
+      for (const path of ["/chat/user/add", "/chat/user/remove"]) await refused(path, "chat_id");
     },
   );
 
-  test.each(["1", "me", "x".repeat(36), "{}", "*", `${NOTHING}%00`, `${NOTHING}%20`, "%2e%2e%2fread"])(
-    "%j is no id in a path",
-    async (id) => {
-      for (const path of [`/chat/${id}/v1/models`, `/chat/${id}/v1/chat/completions`]) {
-        const answer = await app.call(path, { token: admin.token, body: { messages: [{ role: "user", content: "x" }] } });
-        expect([400, 404]).toContain(answer.status);
-        expectRefusal(answer, answer.status);
-      }
-    },
-  );
+  test.each([
+    "x".repeat(129),
+    "{}",
+    "*",
+    "chat",
+    "v1",
+    NOTHING.replace("-7", "-0"),
+    `${NOTHING}%00`,
+    `${NOTHING}%20`,
+    "%2e%2e%2fread",
+  ])("%j is no id in a path", async (id) => {
+    for (const path of [`/chat/${id}/v1/models`, `/chat/${id}/v1/chat/completions`]) {
+      const answer = await app.call(path, { token: admin.token, body: { messages: [{ role: "user", content: "x" }] } });
+      expect([400, 404]).toContain(answer.status);
+      expectRefusal(answer, answer.status);
+    }
+  });
 
   test.each([-1, 51, 0.5, 1e9, "5", null, true, [5]])("context takes no %j", async (context) => {
     const answer = await app.call("/chat/prompt", { token: admin.token, body: { id: NOTHING, prompt: "x", context } });

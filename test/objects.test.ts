@@ -6,7 +6,18 @@ import { type AnyEndpoint, type AnyStream, isRelay, isStream } from "../lib/http
 import { watch } from "./streams/talk.ts";
 import { channels, expectRefusal } from "./support/answers.ts";
 import { type Answer, type App, type CallOptions, type Person, startApp } from "./support/app.ts";
-import { type Fields, NOTHING, newChat, newGroup, newMessage, placed, queryOf, routed } from "./support/samples.ts";
+import {
+  type Fields,
+  IMAGE,
+  NOTHING,
+  newChat,
+  newGroup,
+  newMessage,
+  newTemplate,
+  placed,
+  queryOf,
+  routed,
+} from "./support/samples.ts";
 import { startUpstream, type Upstream } from "./support/upstream.ts";
 
 // Who may do what, as one table. It is asked on every channel, in every encoding, and nothing else decides what is right.
@@ -77,9 +88,54 @@ chat.message.delete:own
                        private  200   404  404    404        404      404      404    404   401
                        shared   200   200  404    404        404      404      404    404   401
                        group    200   200  200    200        404      404      404    404   401
+chat.converse          private  200   404  404    404        404      404      404    404   401
+                       shared   200   200  404    404        404      404      404    404   401
+                       group    200   200  200    200        404      404      404    404   401
+chat.converse:streamed private  200   404  404    404        404      404      404    404   401
+                       shared   200   200  404    404        404      404      404    404   401
+                       group    200   200  200    200        404      404      404    404   401
+chat.conversation      private  200   404  404    404        404      404      404    404   401
+                       shared   200   200  404    404        404      404      404    404   401
+                       group    200   200  200    200        404      404      404    404   401
+chat.message.image     private  200   404  404    404        404      404      404    404   401
+                       shared   200   200  404    404        404      404      404    404   401
+                       group    200   200  200    200        404      404      404    404   401
+chat.clear             private  200   404  404    404        404      404      404    404   401
+                       shared   200   403  404    404        404      404      404    404   401
+                       group    200   403  403    403        404      404      404    404   401
 chat.index             any      200   200  200    200        200      200      200    200   401
 chat.create            any      200   200  200    200        200      200      200    200   401
 chat.create:grouped    group    200   404  200    200        404      404      404    404   401
+
+chat.template.index    any      200   200  200    200        200      200      200    200   401
+chat.template.create   any      200   200  200    200        200      200      200    200   401
+chat.template.create:grouped
+                       group    200   404  200    200        404      404      404    404   401
+chat.template.read     private  200   404  404    404        404      404      404    404   401
+                       group    200   404  200    200        404      404      404    404   401
+chat.template.update   private  200   404  404    404        404      404      404    404   401
+                       group    200   404  403    403        404      404      404    404   401
+chat.template.delete   private  200   404  404    404        404      404      404    404   401
+                       group    200   404  403    403        404      404      404    404   401
+chat.prompt:template   group    200   404  200    200        404      404      404    404   401
+
+img.converse           private  200   404  404    404        404      404      404    404   401
+                       shared   200   200  404    404        404      404      404    404   401
+                       group    200   200  200    200        404      404      404    404   401
+img.converse:streamed  private  200   404  404    404        404      404      404    404   401
+                       shared   200   200  404    404        404      404      404    404   401
+                       group    200   200  200    200        404      404      404    404   401
+img.describe           any      200   200  200    200        200      200      200    200   401
+mod.check              any      200   200  200    200        200      200      200    200   401
+system.chat.read       private  200   404  404    404        404      404      404    404   401
+                       shared   200   200  404    404        404      404      404    404   401
+                       group    200   200  200    200        404      404      404    404   401
+system.chat.update     private  200   404  404    404        404      404      404    404   401
+                       shared   200   403  404    404        404      404      404    404   401
+                       group    200   403  403    403        404      404      404    404   401
+system.read            any      200   200  200    200        200      200      200    200   401
+system.update          any      403   403  403    403        403      403      403    200   401
+system.events          any      403   403  403    403        403      403      403    200   401
 
 group.create           any      200   200  200    200        200      200      200    200   401
 group.index            any      200   200  200    200        200      200      200    200   401
@@ -120,6 +176,9 @@ type World = {
   people: Record<string, Person>;
   groupId: string;
   chats: Record<string, string>;
+  /** A message with an image in each chat, and a template of the owner's: their own, and one that is shared with the group. */
+  images: Record<string, string>;
+  templates: Record<string, string>;
   /** A message of each who took part in a chat, also of those who do no more; all say the same. */
   own: Record<string, Record<string, string>>;
 };
@@ -158,13 +217,17 @@ async function chat(kind: Kind, added = ["user"]): Promise<string> {
   return id;
 }
 
+/** A template like the table's of that kind. */
+const template = (kind: Kind): Promise<string> =>
+  newTemplate(app, somebody("owner"), kind === "group" ? { group_id: world.groupId } : {});
+
 beforeAll(async () => {
   upstream = await startUpstream();
   app = await startApp({ API_URL: upstream.url });
   // The first of all is an administrator.
   const people: Record<string, Person> = { admin: await app.person() };
   for (const name of ACTORS) if (name !== "anonymous") people[name] ??= await app.person();
-  world = { people, groupId: "", chats: {}, own: {} };
+  world = { people, groupId: "", chats: {}, images: {}, templates: {}, own: {} };
   world.groupId = await group();
   const [owner, groupOwner] = [somebody("owner"), somebody("groupOwner")];
   await must(groupOwner, "/group/members/add", { group_id: world.groupId, user_ids: [somebody("exMember").id] });
@@ -176,8 +239,11 @@ beforeAll(async () => {
       const { message } = await must(somebody(name), "/chat/prompt", { id, ...MINE });
       world.own[kind][name] = message.id;
     }
+    await must(owner, `/img/${id}/img`, IMAGE);
+    world.images[kind] = (await must(owner, "/chat/read", { id })).messages.at(-1).id;
     if (kind !== "private") await must(owner, "/chat/user/remove", { chat_id: id, user_ids: [somebody("exUser").id] });
   }
+  for (const kind of ["private", "group"] as const) world.templates[kind] = await template(kind);
   await must(groupOwner, "/group/members/remove", { group_id: world.groupId, user_ids: [somebody("exMember").id] });
 });
 afterAll(async () => {
@@ -187,7 +253,8 @@ afterAll(async () => {
 
 /** Everything that is stored, but for the log and what every request counts. */
 async function dump(): Promise<Record<string, string[]>> {
-  const { db, users, sessions, tickets, groups, groupMembers, chats, chatUsers, messages, settings } = app.deps.store;
+  const { db, users, sessions, tickets, groups, groupMembers, chats, chatUsers, messages, images, templates, settings } =
+    app.deps.store;
   const { hash, id, userId, kind, endsAt } = sessions;
   const rows = {
     sessions: await db.select({ hash, id, userId, kind, endsAt }).from(sessions),
@@ -198,6 +265,8 @@ async function dump(): Promise<Record<string, string[]>> {
     chats: await db.select().from(chats),
     chatUsers: await db.select().from(chatUsers),
     messages: await db.select().from(messages),
+    images: await db.select().from(images),
+    templates: await db.select().from(templates),
     settings: await db.select().from(settings),
   };
   return Object.fromEntries(Object.entries(rows).map(([table, list]) => [table, list.map((row) => JSON.stringify(row)).sort()]));
@@ -205,7 +274,7 @@ async function dump(): Promise<Record<string, string[]>> {
 
 /** One row's question. `names`: the field that says which object is meant. What is let in asks about things that it may spoil. */
 type Case = {
-  names: "id" | "chat_id" | "group_id" | null;
+  names: "id" | "chat_id" | "group_id" | "template" | null;
   fields(asked: { actor: string; kind: Kind; status: number }): Promise<Fields>;
   headers?: Record<string, string>;
 };
@@ -213,6 +282,12 @@ const ofChat = (more: Fields = {}): Case => ({
   names: "id",
   fields: async ({ kind }) => ({ id: world.chats[kind], ...more }),
 });
+/** The same where a path names the chat. */
+const chosen = (more: Fields = {}): Case => ({
+  names: "chat_id",
+  fields: async ({ kind }) => ({ chat_id: world.chats[kind], ...more }),
+});
+const TEMPLATE = { name: "A template", text: "Tell me about {{country}}" };
 const COMPLETION = { messages: [{ role: "user", content: "Tell me about Spain" }] };
 const SPAIN = { prompt: "Tell me about Spain" };
 const ownMessage = ({ kind, actor }: { kind: Kind; actor: string }) => world.own[kind]?.[actor] ?? NOTHING;
@@ -273,6 +348,37 @@ const CASES: Record<string, Case> = {
           : ownMessage(asked),
     }),
   },
+  "chat.converse": chosen({ content: SPAIN.prompt }),
+  "chat.converse:streamed": { ...chosen({ content: SPAIN.prompt }), headers: { accept: "text/event-stream" } },
+  "chat.conversation": chosen(),
+  "chat.message.image": { names: "id", fields: async ({ kind }) => ({ id: world.images[kind] }) },
+  "chat.clear": { names: "chat_id", fields: async ({ kind, status }) => ({ chat_id: await toSpoil(status, kind) }) },
+  "chat.template.index": { names: null, fields: async () => ({}) },
+  "chat.template.create": { names: null, fields: async () => TEMPLATE },
+  "chat.template.create:grouped": { names: "group_id", fields: async () => ({ ...TEMPLATE, group_id: world.groupId }) },
+  "chat.template.read": { names: "id", fields: async ({ kind }) => ({ id: world.templates[kind] }) },
+  "chat.template.update": { names: "id", fields: async ({ kind }) => ({ id: world.templates[kind], text: "Other words" }) },
+  "chat.template.delete": {
+    names: "id",
+    fields: async ({ kind, status }) => ({ id: status === 200 ? await template(kind) : world.templates[kind] }),
+  },
+  "chat.prompt:template": {
+    names: "template",
+    fields: async ({ kind, actor }) => ({
+      id: world.people[actor] ? await newChat(app, somebody(actor)) : NOTHING,
+      template: await template(kind),
+      fields: { country: "Spain" },
+    }),
+  },
+  "img.converse": chosen(IMAGE),
+  "img.converse:streamed": { ...chosen(IMAGE), headers: { accept: "text/event-stream" } },
+  "img.describe": { names: null, fields: async () => IMAGE },
+  "mod.check": { names: null, fields: async () => ({ content: SPAIN.prompt }) },
+  "system.chat.read": chosen(),
+  "system.chat.update": chosen({ content: "Be brief." }),
+  "system.read": { names: null, fields: async () => ({}) },
+  "system.update": { names: null, fields: async () => ({ content: "Be brief." }) },
+  "system.events": { names: null, fields: async () => ({}) },
   "chat.index": { names: null, fields: async () => ({}) },
   "chat.create": { names: null, fields: async () => ({ name: "Mine" }) },
   "chat.create:grouped": { names: "group_id", fields: async () => ({ group_id: world.groupId }) },
@@ -329,7 +435,7 @@ const JSON_TYPE = { "content-type": "application/json" };
 const FORM_TYPE = { "content-type": "application/x-www-form-urlencoded" };
 /** A form cannot say what lies in other fields; its type may be said of JSON, as documented. */
 const formOf = (fields: Fields) => {
-  const nested = Object.values(fields).some((value) => Array.isArray(value) && value.some((it) => typeof it === "object"));
+  const nested = Object.values(fields).some((value) => [value].flat().some((it) => typeof it === "object"));
   return nested ? JSON.stringify(fields) : queryOf(fields);
 };
 
@@ -362,8 +468,7 @@ function waysOf({ entry, template, methods }: Listed, person: Person | null): Wa
     },
   });
   const ways = presented.flatMap(([name, own]) => [
-    posting(`${name}, JSON`, own, json),
-    posting(`${name}, form`, own, form),
+    ...(methods.includes("POST") ? [posting(`${name}, JSON`, own, json), posting(`${name}, form`, own, form)] : []),
     ...(methods.includes("GET") ? [getting(`${name}, GET`, own)] : []),
     ...(isStream(entry) ? [getting(`${name}, WebSocket`, own, {}, askSocket)] : []),
   ]);
@@ -414,13 +519,15 @@ function comparable({ status, headers, text }: Asked) {
 
 /** Whether somebody sees what a row is about: a chat, or else the group. */
 const sees = ({ what, kind }: Row, actor: string): boolean => {
-  const read = what.startsWith("chat.") && what !== "chat.create:grouped" ? "chat.read" : "group.read";
+  const ofTemplate = /^chat\.(template\.(read|update|delete)|prompt:template)$/.test(what);
+  const ofChat = /^(chat|img|system)\./.test(what) && !what.endsWith(":grouped");
+  const read = ofTemplate ? "chat.template.read" : ofChat ? "chat.read" : "group.read";
   return ROWS.find((row) => row.what === read && row.kind === kind)?.expected[actor] === 200;
 };
 
-test("the table asks about every endpoint and stream of groups and chats, each of its rows about one", () => {
+test("the table asks about every endpoint and stream but those of people and of /v1, each of its rows about one", () => {
   const names = functions
-    .filter(({ name }) => /^(group|chat)$/.test(name))
+    .filter(({ name }) => !/^(user|proxy)$/.test(name))
     .flatMap(({ endpoints }) => endpoints.map((it) => it.name));
   const asked = ROWS.map(({ what }) => what);
   expect(new Set(asked.map((what) => what.split(":", 1)[0]))).toEqual(new Set(names));

@@ -171,7 +171,8 @@ describe("without the client", () => {
     const body = { model, messages: asking("hi") };
     const at = (path: string, method = "POST") =>
       chats.app.call(path, { method, headers: present, ...(method === "POST" && { body }) });
-    expectRefusal(await at("/chat/nothing/v1/chat/completions"), 400, "invalid_input");
+    expectRefusal(await at("/chat/no%20id/v1/chat/completions"), 400, "invalid_input");
+    expectRefusal(await at("/chat/nothing/v1/chat/completions"), 404, "not_found");
     expectRefusal(await at(`/chat/${chat.id}/v1/chat/completions`, "GET"), 405, "method_not_allowed");
     expectRefusal(await at(`/chat/${chat.id}/v1/chat/completions/`), 404, "not_found");
     expectRefusal(await at(`/chat/${chat.id}/v1/embeddings`), 404, "not_found");

@@ -40,6 +40,8 @@ describe("a prompt", () => {
         state: "done",
         stopped_by: null,
         error_code: null,
+        flagged: null,
+        image: null,
         prompt_tokens: 9,
         completion_tokens: 12,
         created_at: TIME,
@@ -366,7 +368,7 @@ describe("limits", () => {
     ["otr in words", { prompt: "hi", otr: "maybe" }, "invalid_input"],
     ["stream as a number", { prompt: "hi", stream: 1 }, "invalid_input"],
     ["a message_id that is none", { prompt: "hi", message_id: "1" }, "invalid_input"],
-    ["an id that is none", { prompt: "hi", id: "1" }, "invalid_input"],
+    ["an id that is none", { prompt: "hi", id: "no id" }, "invalid_input"],
   ])("%s is refused, and nobody asked", async (_what, fields, code) => {
     const chat = await chats.chat();
     expectRefusal(await chat.call("/chat/prompt", { id: chat.id, ...fields }), 400, code);

@@ -21,6 +21,17 @@ export const newChat = async (app: App, person: Person, fields: Fields = {}): Pr
 export const newMessage = async (app: App, person: Person, chatId: string): Promise<string> =>
   (await made(app, person, "/chat/prompt", { id: chatId, prompt: `Aside ${++count}`, otr: true })).message.id;
 
+export const newTemplate = async (app: App, person: Person, fields: Fields = {}): Promise<string> =>
+  (
+    await made(app, person, "/chat/template/create", {
+      name: `Template ${++count}`,
+      text: "Tell me about {{country}}",
+      ...fields,
+    })
+  ).id;
+/** An image, and what is asked about it. */
+export const IMAGE = { content: "What is on it?", url: "https://pictures.example/spain.png" };
+
 /**
  * Fields with which an endpoint answers 200 to that person. One that needs none is not here; what asks the model needs an
  * upstream.
@@ -71,6 +82,29 @@ export const SAMPLES: Readonly<Record<string, Sample>> = {
     id: await newChat(app, person),
     messages: [{ role: "user", content: "Tell me about Spain" }],
   }),
+  "chat.converse": async (app, person) => ({ chat_id: await newChat(app, person), content: "Tell me about Spain" }),
+  "chat.conversation": async (app, person) => {
+    const chat_id = await newChat(app, person);
+    await newMessage(app, person, chat_id);
+    return { chat_id };
+  },
+  "chat.clear": async (app, person) => ({ chat_id: await newChat(app, person) }),
+  "chat.message.image": async (app, person) => {
+    const id = await newChat(app, person);
+    await made(app, person, `/img/${id}/img`, IMAGE);
+    const [message] = (await made(app, person, "/chat/read", { id })).messages;
+    return { id: message.id };
+  },
+  "chat.template.create": async () => ({ name: "A template", text: "Tell me about {{country}}" }),
+  "chat.template.read": async (app, person) => ({ id: await newTemplate(app, person) }),
+  "chat.template.update": async (app, person) => ({ id: await newTemplate(app, person), name: "Another name" }),
+  "chat.template.delete": async (app, person) => ({ id: await newTemplate(app, person) }),
+  "system.update": async () => ({ content: "Be brief." }),
+  "system.chat.read": async (app, person) => ({ chat_id: await newChat(app, person) }),
+  "system.chat.update": async (app, person) => ({ chat_id: await newChat(app, person), content: "Be brief." }),
+  "mod.check": async () => ({ content: "Tell me about Spain" }),
+  "img.describe": async () => IMAGE,
+  "img.converse": async (app, person) => ({ chat_id: await newChat(app, person), ...IMAGE }),
 };
 
 /** An id that nothing has. */
