@@ -1,10 +1,10 @@
-import { type ChildProcess, execFile, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { promisify } from "node:util";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { WebSocket } from "ws";
 import { startDemo } from "../lib/llm/demo.ts";
 import { type App, type Person, startApp } from "./support/app.ts";
+import { credentials, lineFor, shell, skippedWithoutCurl } from "./support/curl.ts";
 import { until } from "./support/relay.ts";
 
 // The `curl` lines of the document that this product implements, word for word, with its spelling of localhost. What stands
@@ -37,8 +37,7 @@ const USERS = {
 -d '{"username": "foo", "password": "bar-longer"}'`,
 };
 
-const noCurl = spawnSync("curl", ["--version"]).status !== 0;
-if (noCurl) process.stderr.write("skipped: the document's curl lines (curl is not installed)\n");
+const noCurl = skippedWithoutCurl("the document's curl lines");
 
 let demo: Awaited<ReturnType<typeof startDemo>>;
 let app: App;
@@ -58,15 +57,10 @@ afterAll(async () => {
 
 /** A line as a shell runs it here. `more`: options in front of its own. */
 function command(line: string, ids: Record<string, string> = {}, more = ""): string {
-  let here = line.replace(/http:\/\/loca(l)?host:8080/, app.url).replace(/^curl /, `curl -sS --fail-with-body ${more} `);
+  let here = lineFor(line, app.url, more);
   for (const [name, id] of Object.entries(ids)) here = here.replaceAll(name, id);
   return here;
 }
-const shell = async (line: string) => (await promisify(execFile)("sh", ["-c", line])).stdout;
-const credentials = {
-  "the session's cookie": ({ token }: Person) => `--cookie 'sess=${token}'`,
-  "a bearer token": ({ token }: Person) => `-H 'Authorization: Bearer ${token}'`,
-};
 const ways = Object.entries(credentials);
 
 /** What a line with a form says, in JSON: under its own type, and under a form's as curl sends it unasked. */
