@@ -32,8 +32,9 @@ test.skipIf(noCurl)("the README's curl lines do what it says, in the order in wh
     return promisify(execFile)("sh", ["-c", command], { env: { ...process.env, TOKEN: token, CHAT: chat } });
   };
   const shell = async (line: string, token: string, chat?: string) => JSON.parse((await run(line, token, chat)).stdout);
-  const [signup = "", models = "", chat = "", key = "", create = "", watch = "", prompt = "", events = ""] = lines;
-  expect(lines).toHaveLength(8);
+  const [signup = "", models = "", chat = "", key = "", create = "", watch = "", prompt = "", ...rest] = lines;
+  const [say = "", list = "", events = ""] = rest;
+  expect(lines).toHaveLength(10);
   const { token, user } = await shell(signup, "");
   expect(user).toMatchObject({ username: "asim", admin: true });
   expect((await shell(models, token)).object).toBe("list");
@@ -53,6 +54,11 @@ test.skipIf(noCurl)("the README's curl lines do what it says, in the order in wh
   expect(seen).toContain(JSON.stringify(reply));
   watching.child.kill();
   await watching.catch(() => {});
+  const { content } = await shell(say, token);
+  expect(await shell(list, token)).toEqual([
+    { content: "tell me about spain", role: "user" },
+    { content, role: "assistant" },
+  ]);
   const found = await shell(events, token);
   expect(found.events.map((event: { path: string }) => event.path)).toEqual(["/v1/models", "/v1/chat/completions", "/v1/models"]);
 });

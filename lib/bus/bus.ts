@@ -75,7 +75,7 @@ export type Bus = {
 export type BusOptions = {
   /** How long a reply is its producer's without a sign of life. */
   leaseMs: number;
-  /** How long a log is kept behind its last frame, and how many frames of it. */
+  /** How long a frame is kept in a log, and how many of them. */
   logMs: number;
   logLength: number;
   /** How long the bus may take to answer. */

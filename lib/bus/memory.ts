@@ -140,8 +140,10 @@ class Room {
     const entries = this.#log(now);
     const entry = { id: this.#newId(), prev, text };
     entries.push(entry);
-    if (entries.length > this.#options.logLength) entries.shift();
-    this.#until = now + this.#options.logMs;
+    const { logLength, logMs } = this.#options;
+    if (entries.length > logLength) entries.shift();
+    while (msOf(entries[0]) < msOf(entry) - logMs) entries.shift();
+    this.#until = now + logMs;
     queueMicrotask(() => this.listeners.entry(entry));
     return entry.id;
   }
@@ -151,6 +153,9 @@ class Room {
     return this.#entries;
   }
 }
+
+/** When an entry was written, in milliseconds since 1970. */
+const msOf = (entry: Entry | undefined): number => Number(entry?.id.split("-", 1)[0]);
 
 /** What is at the key and not past its time. */
 function live<T extends { until: number }>(map: Map<string, T>, key: string, now: number): T | undefined {

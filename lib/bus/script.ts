@@ -30,6 +30,7 @@ local before = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 local id = redis.call('XADD', log, 'MAXLEN', '~', logLength, '*', 't', text)
 redis.call('PUBLISH', channel, id .. ' ' .. (before and before[1] or '-') .. ' ' .. text)
 redis.call('PEXPIRE', log, logMs)
+redis.call('XTRIM', log, 'MINID', string.format('%.0f', string.match(id, '^%d+') - logMs))
 if producer then redis.call('SET', reply, n .. ' ' .. id .. ' ' .. producer, 'PX', leaseMs) end
 return {'appended', id, stoppedBy}
 `);
