@@ -15,5 +15,5 @@ export const describe = endpoint({
   errors: IMAGE_ERRORS,
   bodyLimit: IMAGE_BODY_BYTES,
   run: async ({ input: { content, url, model }, deps, reply }) =>
-    replyView(await describeImage(deps, { prompt: content, image: url, model }, reply.account)),
+    replyView(await describeImage(deps, { prompt: content, image: url, model }, reply)),
 });

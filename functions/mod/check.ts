@@ -17,8 +17,8 @@ export const check = endpoint({
   }),
   errors: ["upstream_refused", "upstream_busy", "upstream_timeout", "upstream_unreachable"],
   bodyLimit: PROMPT_BYTES,
-  run: async ({ input: { content }, deps }) => {
-    const { results, ...said } = await moderationOf(deps, content);
+  run: async ({ input: { content }, deps, reply }) => {
+    const { results, ...said } = await moderationOf(deps, content, reply.gone);
     return { ...said, results: results.map((it) => ({ ...it })) };
   },
 });

@@ -10,7 +10,7 @@ import * as messages from "../repo/messages.ts";
 import { storeError } from "../store/store.ts";
 import { contextOf, pairTokens } from "./context.ts";
 import { withImages, withoutImages } from "./images.ts";
-import { markOf } from "./moderation.ts";
+import { marking } from "./moderation.ts";
 import type { Claimed } from "./prompting.ts";
 import { createPublisher, type Publisher } from "./publisher.ts";
 
@@ -95,7 +95,7 @@ export function createGenerations(deps: Needs): Generations {
 async function generate(deps: Needs, work: Working): Promise<Generated> {
   const { claimed, publisher } = work;
   const { message, image } = claimed;
-  const marking = markOf(deps, { prompt: message.prompt, image });
+  const marked = marking(deps, { prompt: message.prompt, image }, work.signal);
   const { ended, tokens } = await askInContext(deps, work);
   const usage = usageOf(ended, tokens, work.text);
   const failure = ended.error instanceof CompletionError ? ended.error : null;
@@ -104,7 +104,7 @@ async function generate(deps: Needs, work: Working): Promise<Generated> {
     usage,
     upstreamRequestId: ended.end?.upstreamRequestId ?? failure?.upstreamRequestId ?? null,
   });
-  const stored = await store(deps, work, endingOf(ended, work, usage, await marking));
+  const stored = await store(deps, work, endingOf(ended, work, usage, await marked.mark()));
   await Promise.all([publisher.end(stored), forgetExpired(deps)]);
   return {
     message: stored,
@@ -122,16 +122,17 @@ async function askInContext(deps: Needs, work: Working): Promise<{ ended: Ended;
   const asking = async (pairs: readonly Pair[]) => {
     const said = { systemPrompt, pairs, prompt: message.prompt, image, username: message.username, shared: chat.shared };
     const { turns, tokens } = contextOf({ ...said, budget: deps.config.chat.contextTokens });
-    return { ended: await ask(deps, work, turns), tokens };
+    const showsEarlier = turns.slice(0, -1).some(({ content }) => typeof content !== "string");
+    return { ended: await ask(deps, work, turns), tokens, showsEarlier };
   };
   const shown = await withImages(deps.store, pairs).catch((error) => {
     deps.log({ severity: "WARNING", message: "earlier images not read", code: storeError(error)?.code });
     return withoutImages(pairs);
   });
-  const asked = await asking(shown);
+  const { showsEarlier, ...asked } = await asking(shown);
   const { error } = asked.ended;
   const refused = error instanceof CompletionError && error.code === "upstream_refused" && work.text === "";
-  return refused && shown.some((pair) => pair.image !== null) ? asking(withoutImages(pairs)) : asked;
+  return refused && showsEarlier ? asking(withoutImages(pairs)) : asked;
 }
 
 /** Reads the model's answer to its end, whatever that is. */

@@ -1,9 +1,12 @@
 import { hash } from "node:crypto";
+import type { Deps } from "../deps.ts";
 import type { Call } from "../http/endpoint.ts";
 import { ApiError } from "../http/error.ts";
+import { findForMember } from "../repo/chats.ts";
 import * as claims from "../repo/claims.ts";
+import { find, type Key } from "../repo/messages.ts";
 import { twice } from "../store/store.ts";
-import { uuidOf } from "../uuid.ts";
+import { isUuid, uuidOf } from "../uuid.ts";
 import { refuseFlagged } from "./moderation.ts";
 import { chatIdOf, makeNamed } from "./own.ts";
 import { type Filled, fill } from "./template.ts";
@@ -43,8 +46,9 @@ export async function claimPrompt(call: Call, userId: string, prompting: Prompti
   const id = prompting.messageId ?? idOfKey(call.headers["idempotency-key"], userId, chatId) ?? deps.newId();
   const fingerprint = fingerprintOf(prompting);
   const prompt = typeof prompting.prompt === "string" ? prompting.prompt : await fill(deps.store, prompting.prompt, userId);
-  // What is off the record goes to nobody but the chat's members.
-  if (!offTheRecord) await refuseFlagged(deps, { prompt, image });
+  // What is off the record goes to nobody but the chat's members, and what was claimed before has been judged.
+  if (!offTheRecord && deps.config.chat.moderate === "block" && !(await isClaimed(deps, { id, chatId }, userId, prompting)))
+    await refuseFlagged(deps, { prompt, image });
   const claim: claims.Claim = {
     ...{ id, chatId, userId, prompt, image, model, offTheRecord, fingerprint },
     requestId: call.id,
@@ -59,6 +63,13 @@ export async function claimPrompt(call: Call, userId: string, prompting: Prompti
   if (message.chatId !== chatId || message.userId !== userId) throw new ApiError("message_id_taken", { param: "message_id" });
   if (message.fingerprint !== fingerprint) throw new ApiError("idempotency_mismatch", { param: "message_id" });
   return { ...claimed, ours: message.requestId === call.id, image };
+}
+
+/** Whether a prompt is in its chat already. Throws `not_found` where its author does not see the chat, and would not make it. */
+async function isClaimed({ store }: Deps, key: Key, userId: string, { chat, makes }: Prompting): Promise<boolean> {
+  const [seen, message] = await Promise.all([findForMember(store, key.chatId, userId), find(store, key)]);
+  if (!seen && (isUuid(chat) || !makes)) throw new ApiError("not_found");
+  return message !== null;
 }
 
 /** Of what was asked, not of the words that a template had at the time: it may have been changed when a prompt is repeated. */

@@ -47,6 +47,8 @@ export type Reply = {
   concerns(subject: Subject): void;
   /** What the upstream said of its work, for the event: the model, the tokens used, its id for the request. */
   account(known: Partial<Pick<Outcome, "model" | "usage" | "upstreamRequestId">>): void;
+  /** Aborted, with `client_closed`, when the client leaves before its answer has ended. */
+  readonly gone: AbortSignal;
   /**
    * The answer as server-sent events, where the endpoint `streams` and the client prefers them; else null. The first frame
    * sent makes it one, and from then on `run`'s result goes to the audit log alone.

@@ -47,15 +47,15 @@ const CODES = {
   upstream_unreachable: [502, "server_error", "The upstream could not be reached. Try again shortly."],
   upstream_refused: [502, "server_error", "The upstream refused the request."],
   upstream_failed: [502, "server_error", "The upstream failed. Try again shortly."],
-  upstream_reset: [502, "server_error", "The upstream broke off. What came of the reply is kept."],
-  upstream_garbled: [502, "server_error", "The upstream answered something that is not a completion."],
+  upstream_reset: [502, "server_error", "The upstream broke off. What came of a chat's reply is kept."],
+  upstream_garbled: [502, "server_error", "The upstream answered something that is not what it was asked for."],
   interrupted: [502, "server_error", "The reply was interrupted: its instance is gone. What came of it is kept."],
   upstream_busy: [503, "rate_limit_error", "The upstream is at its limit. Try again as Retry-After says."],
   busy: [503, "server_error", "Too much to do at the moment. Try again shortly."],
   stopping: [503, "server_error", "This instance is stopping. Try again."],
   store_unavailable: [503, "server_error", "The store cannot be reached, and nothing is served unaudited. Try again shortly."],
   upstream_timeout: [504, "server_error", "The upstream did not answer in time."],
-  upstream_stalled: [504, "server_error", "The upstream fell silent. What came of the reply is kept."],
+  upstream_stalled: [504, "server_error", "The upstream fell silent. What came of a chat's reply is kept."],
 } as const satisfies Record<string, readonly [number, string, string]>;
 
 export type ErrorCode = keyof typeof CODES;

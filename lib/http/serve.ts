@@ -16,6 +16,7 @@ import { Frame } from "./frame.ts";
 import { probes } from "./probes.ts";
 import { isUnread } from "./raw.ts";
 import { allowed, entryOf, type Methods, routesOf } from "./routes.ts";
+import type { Viewer } from "./viewer.ts";
 import type { Viewers } from "./viewers.ts";
 
 /** What a probe takes; it answers these itself. */
@@ -65,7 +66,7 @@ async function respond({ req, res, methods, parameters }: Asked, viewers: Viewer
     entry = endpointOf(methods, req.method);
     const { call, input, grant } = await admitted(entry, { req, id, target, parameters, deps }, event);
     stream = await streamedAnswer(entry, input, call, req, res, headers, viewers);
-    const reply = { ...replyFor(event, req, target, headers, deps), stream: stream?.viewer ?? null };
+    const reply = replyFor({ event, req, res, target, headers, deps, stream: stream?.viewer ?? null });
     const result = await entry.run({ grant, input, call, deps, reply });
     body = JSON.stringify(entry.output.parse(result));
   } catch (thrown) {
@@ -95,17 +96,25 @@ async function respond({ req, res, methods, parameters }: Asked, viewers: Viewer
   return new Response(body, { status, headers });
 }
 
+type Answering = Pick<Asked, "req" | "res"> & {
+  event: EventSoFar;
+  target: Target;
+  headers: Headers;
+  deps: Deps;
+  stream: Viewer | null;
+};
+
 /** What a handler may do besides answering. */
-function replyFor(
-  event: EventSoFar,
-  req: IncomingMessage,
-  { query }: Target,
-  headers: Headers,
-  deps: Deps,
-): Omit<Reply, "stream"> {
+function replyFor({ event, req, res, target, headers, deps, stream }: Answering): Reply {
+  let leaving: AbortController | undefined;
   return {
+    stream,
+    get gone() {
+      leaving ??= leavingOf(res);
+      return leaving.signal;
+    },
     next: (cursor) => {
-      const parameters = new URLSearchParams(query);
+      const parameters = new URLSearchParams(target.query);
       parameters.set("cursor", cursor);
       headers.set("link", `<?${parameters}>; rel="next"`);
     },
@@ -116,6 +125,14 @@ function replyFor(
     account: (known) => Object.assign(event.known, known),
     sessionCookie: cookieSetter(headers, req, deps),
   };
+}
+
+function leavingOf(res: ServerResponse): AbortController {
+  const leaving = new AbortController();
+  const leave = () => leaving.abort(new ApiError("client_closed"));
+  if (res.destroyed) leave();
+  else res.once("close", leave);
+  return leaving;
 }
 
 /** What any thrown value is to the caller: a refusal as it is, a store that is down, or a fixed text. */

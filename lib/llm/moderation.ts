@@ -32,8 +32,8 @@ const JSON_TYPE = new Map([["content-type", "application/json"]]);
 export function flagsIn({ results }: Moderation): string[] | null {
   const flagged = results.filter((it) => it.flagged);
   if (flagged.length === 0) return null;
-  const names = flagged.flatMap(({ categories = {} }) =>
-    Object.entries(categories).flatMap(([name, hit]) => (hit ? [name] : [])),
+  const names = flagged.flatMap(({ categories }) =>
+    Object.entries(categories ?? {}).flatMap(([name, hit]) => (hit ? [name] : [])),
   );
   return names.length > 0 ? [...new Set(names)] : [UNNAMED];
 }

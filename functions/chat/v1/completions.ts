@@ -63,7 +63,15 @@ export const completions = endpoint({
   })),
   input,
   output: z.looseObject({ id: z.string(), object: z.literal("chat.completion"), choices: z.array(z.unknown()) }),
-  errors: ["not_found", "idempotency_mismatch", "upstream_refused", "upstream_busy", "upstream_timeout"],
+  errors: [
+    "not_found",
+    "message_id_taken",
+    "idempotency_mismatch",
+    "content_flagged",
+    "upstream_refused",
+    "upstream_busy",
+    "upstream_timeout",
+  ],
   // Clients send their whole history along.
   bodyLimit: BODY_BYTES,
   bodyKeys: BODY_KEYS,
