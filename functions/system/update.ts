@@ -1,7 +1,7 @@
 import * as z from "zod";
 import { admin } from "../../lib/access.ts";
 import { endpoint } from "../../lib/http/endpoint.ts";
-import { nothing } from "../../lib/http/fields.ts";
+import { nothing, PROMPT_BYTES } from "../../lib/http/fields.ts";
 import * as settings from "../../lib/repo/settings.ts";
 import { content } from "./views.ts";
 
@@ -13,6 +13,7 @@ export const update = endpoint({
   input: z.object({ content }),
   output: nothing,
   errors: ["forbidden"],
+  bodyLimit: PROMPT_BYTES,
   run: async ({ input: { content }, deps: { store } }) => {
     await settings.setSystemPrompt(store, content || null);
     return {};

@@ -45,7 +45,14 @@ export async function claimPrompt(call: Call, userId: string, prompting: Prompti
   const chatId = chatIdOf(prompting.chat, userId);
   const id = prompting.messageId ?? idOfKey(call.headers["idempotency-key"], userId, chatId) ?? deps.newId();
   const fingerprint = fingerprintOf(prompting);
-  const prompt = typeof prompting.prompt === "string" ? prompting.prompt : await fill(deps.store, prompting.prompt, userId);
+  // What is repeated keeps the words that it was stored with, whatever became of its template.
+  const words = (template: Filled) =>
+    fill(deps.store, template, userId).catch(async (error) => {
+      const stored = await find(deps.store, { id, chatId });
+      if (stored?.userId === userId && stored.fingerprint === fingerprint) return stored.prompt;
+      throw error;
+    });
+  const prompt = typeof prompting.prompt === "string" ? prompting.prompt : await words(prompting.prompt);
   // What is off the record goes to nobody but the chat's members, and what was claimed before has been judged.
   if (!offTheRecord && deps.config.chat.moderate === "block" && !(await isClaimed(deps, { id, chatId }, userId, prompting)))
     await refuseFlagged(deps, { prompt, image });

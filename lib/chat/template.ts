@@ -12,13 +12,17 @@ export function worded(
   { template, fields }: { template?: string | undefined; fields?: Record<string, string> | undefined },
   param: string,
 ): string | Filled {
-  const wrong = (message: string) => new ApiError("invalid_input", { message, param });
+  const wrong = (message: string, of = param) => new ApiError("invalid_input", { message, param: of });
   if (own !== undefined && template !== undefined) throw wrong(`Give ${param} or template, not both.`);
-  if (template !== undefined) return { template, fields: fields ?? {} };
-  if (fields !== undefined) throw wrong("fields are a template's, and template is missing.");
+  if (template !== undefined) return { template, fields: inOrder(fields ?? {}) };
+  if (fields !== undefined) throw wrong("fields are a template's, and template is missing.", "template");
   if (own === undefined) throw wrong(`${param} is missing.`);
   return own;
 }
+
+/** Equal fields are equal in whatever order they are given. */
+const inOrder = (fields: Record<string, string>): Record<string, string> =>
+  Object.fromEntries(Object.entries(fields).sort(([one], [other]) => (one < other ? -1 : 1)));
 
 const FIELD = /\{\{\s*([A-Za-z0-9_]{1,64})\s*\}\}/g;
 
@@ -38,8 +42,12 @@ export async function fill(store: Store, { template: id, fields }: Filled, userI
   if (missing.length > 0) throw wrong(`fields lacks ${missing.join(", ")}.`);
   const unknown = Object.keys(fields).filter((name) => !names.includes(name));
   if (unknown.length > 0) throw wrong(`The template has no field ${unknown.join(", ")}.`);
-  const prompt = template.text.replace(FIELD, (_, name: string) => fields[name] as string);
+  const value = (name: string) => fields[name] as string;
+  // Counted before it is made: a template of a few kilobytes with a long value could be made into gigabytes.
+  const grown = [...template.text.matchAll(FIELD)].map(([field, name]) => value(name as string).length - field.length);
+  if (grown.reduce((sum, more) => sum + more, template.text.length) > PROMPT_BYTES)
+    throw wrong(`The prompt would be longer than ${PROMPT_BYTES} characters.`);
+  const prompt = template.text.replace(FIELD, (_, name: string) => value(name));
   if (prompt.trim() === "") throw wrong("The prompt would be empty.");
-  if (prompt.length > PROMPT_BYTES) throw wrong(`The prompt would be longer than ${PROMPT_BYTES} characters.`);
   return prompt;
 }

@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { isUuid } from "../uuid.ts";
+import { parseJson } from "./input.ts";
 
 /** The field vocabulary of endpoints' inputs. In forms and queries everything is text; `input.ts` converts by these types. */
 
@@ -87,20 +88,21 @@ export const prompt = z.string().min(1, "is empty").max(PROMPT_BYTES, `is longer
 
 /** What a template's fields are filled with; in a form, as JSON. */
 const fieldValues = z.record(z.string().regex(/^[A-Za-z0-9_]{1,64}$/, "is not the name of a field"), z.string());
+const NOT_FIELDS = "is not a JSON object of the fields' names, each with its text";
 const fieldsInForm = z
   .string()
   .transform((text, context) => {
     try {
-      return JSON.parse(text);
+      return parseJson(text);
     } catch {
-      context.addIssue("is not a JSON object");
+      context.addIssue(NOT_FIELDS);
       return z.NEVER;
     }
   })
   .pipe(fieldValues);
 
 /** What is said to a model, in place of a prompt: the words of a template, and what its fields are filled with. */
-export const templated = { template: id.optional(), fields: z.union([fieldValues, fieldsInForm]).optional() };
+export const templated = { template: id.optional(), fields: z.union([fieldValues, fieldsInForm], NOT_FIELDS).optional() };
 
 /** An instant in an answer: ISO 8601 in UTC. */
 export const time = z.iso.datetime();

@@ -2,7 +2,7 @@ import * as z from "zod";
 import { templateOwner } from "../../../lib/access.ts";
 import { endpoint } from "../../../lib/http/endpoint.ts";
 import { ApiError } from "../../../lib/http/error.ts";
-import { id, label } from "../../../lib/http/fields.ts";
+import { id, label, PROMPT_BYTES } from "../../../lib/http/fields.ts";
 import * as templates from "../../../lib/repo/templates.ts";
 import { TemplateView, templateView, text } from "./views.ts";
 
@@ -15,6 +15,7 @@ export const updateTemplate = endpoint({
   input: z.object({ id, name: label.optional(), text: text.optional(), group_id: z.union([id, z.literal("")]).optional() }),
   output: TemplateView,
   errors: ["forbidden", "not_found"],
+  bodyLimit: PROMPT_BYTES,
   run: async ({ grant: { caller, template }, input: { name, text, group_id }, deps: { store, now } }) => {
     const change: templates.Change = {
       ...(name !== undefined && { name }),

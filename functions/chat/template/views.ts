@@ -5,7 +5,11 @@ import type { Template } from "../../../lib/repo/templates.ts";
 
 const MOST = 32_768;
 /** A prompt with `{{fields}}`. */
-export const text = paragraph(MOST).min(1, "is empty");
+export const text = paragraph(MOST)
+  .min(1, "is empty")
+  .refine((it) => !fieldsIn(it).some((name) => UNFILLABLE.has(name)), "names a field that cannot be given");
+/** Keys that no body may have. */
+const UNFILLABLE = new Set(["__proto__", "constructor", "prototype"]);
 
 export const TemplateView = z.object({
   id: z.string(),

@@ -2,7 +2,7 @@ import * as z from "zod";
 import { chatOwnerOrMaker } from "../../../lib/access.ts";
 import { endpoint } from "../../../lib/http/endpoint.ts";
 import { ApiError } from "../../../lib/http/error.ts";
-import { chatName, nothing } from "../../../lib/http/fields.ts";
+import { chatName, nothing, PROMPT_BYTES } from "../../../lib/http/fields.ts";
 import * as chats from "../../../lib/repo/chats.ts";
 import { content } from "../views.ts";
 
@@ -15,6 +15,7 @@ export const updateOfChat = endpoint({
   input: z.object({ chat_id: chatName, content }),
   output: nothing,
   errors: ["forbidden", "not_found"],
+  bodyLimit: PROMPT_BYTES,
   run: async ({ grant: { caller, chat }, input: { content }, deps: { store, now } }) => {
     const change = { systemPrompt: content || null };
     if (!(await chats.update(store, chat.id, caller.userId, change, new Date(now())))) throw new ApiError("not_found");
