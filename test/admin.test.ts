@@ -199,10 +199,10 @@ describe.concurrent("admin", { timeout: 60_000 }, () => {
     await insertSession(store.db, store, session, mintToken("session", random));
     await countTry(store.db, store, "signin:198.51.100.7", old, old);
     const kept = await admin("prune");
-    expect(kept).toMatchObject({ code: 0, json: [{ events: 0, sessions: 1, tickets: 0, throttles: 1 }] });
+    expect(kept).toMatchObject({ code: 0, json: [{ events: 0, messages: 0, sessions: 1, tickets: 0, throttles: 1 }] });
     expect(kept.err).toBe("RETENTION_DAYS is 0: events are kept for ever.\n");
     const pruned = await command.run(["admin", "prune"], { env: { RETENTION_DAYS: "30" } });
-    expect(pruned.json).toEqual([{ events: 1_001, sessions: 0, tickets: 0, throttles: 0 }]);
+    expect(pruned.json).toEqual([{ events: 1_001, messages: 0, sessions: 0, tickets: 0, throttles: 0 }]);
     expect((await app.call("/user/session", { token: boss.token })).status).toBe(200);
   });
 

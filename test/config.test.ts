@@ -28,6 +28,7 @@ describe("on one machine", () => {
       session: { slidingMs: 7 * 86_400_000, absoluteMs: 30 * 86_400_000 },
       proxy: { policy: "open", deny: [] },
       audit: { bodyBytes: 16_384, retentionMs: 0 },
+      chat: { imageModel: "gpt-4o-mini", moderate: "off", expireMs: 0 },
       trustHops: 0,
       throttle: { signinPerMinute: 20, signupPerHour: 20, signinFailures: 5 },
     });
@@ -157,6 +158,20 @@ describe("a wrong setting", () => {
     ["PROXY_DENY", "/v1/files, planted"],
     ["PROXY_DENY", "v1/planted"],
     ["PROXY_DENY", "/v10/planted"],
+    ["EXPIRE_HOURS", "-1"],
+    ["EXPIRE_HOURS", "876001"],
+    ["EXPIRE_HOURS", "0.5"],
+    ["EXPIRE_HOURS", "24h"],
+    ["EXPIRE_HOURS", "planted"],
+    ["EXPIRE_HOURS", "9".repeat(400)],
+    ["MODERATE", "planted"],
+    ["MODERATE", "BLOCK"],
+    ["MODERATE", "true"],
+    ["MODERATE", "flag,block"],
+    ["IMAGE_MODEL", "planted with a space"],
+    ["IMAGE_MODEL", "planted\u00e9"],
+    ["IMAGE_MODEL", "planted\r\nX-Evil: 1"],
+    ["IMAGE_MODEL", "m".repeat(129)],
     ["LOG_BODIES", "planted"],
     ["LOG_BODIES", "true"],
     ["LOG_BODY_BYTES", "1048577"],
@@ -202,4 +217,13 @@ test("lists are read with their spaces and empty places", () => {
 test("bodies are not kept when they are switched off, however large they may be", () => {
   expect(readConfig({ LOG_BODIES: "off", LOG_BODY_BYTES: "100" }).audit.bodyBytes).toBe(0);
   expect(readConfig({ LOG_BODY_BYTES: "100" }).audit.bodyBytes).toBe(100);
+});
+
+test("messages expire after as many hours as are said, and never where that is 0", () => {
+  const expireMs = (EXPIRE_HOURS: string) => readConfig({ EXPIRE_HOURS }).chat.expireMs;
+  expect(["0", "00", "1", "24", "876000"].map(expireMs)).toEqual([0, 0, 3_600_000, 86_400_000, 3_153_600_000_000]);
+});
+
+test.each(["off", "flag", "block"])("MODERATE is %s where it says so, and images go to the model that is named", (moderate) => {
+  expect(readConfig({ MODERATE: moderate, IMAGE_MODEL: " gpt-5 " }).chat).toMatchObject({ moderate, imageModel: "gpt-5" });
 });

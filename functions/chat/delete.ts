@@ -1,7 +1,7 @@
 import * as z from "zod";
 import { chatOwner } from "../../lib/access.ts";
 import { announce, announceCleared } from "../../lib/chat/announce.ts";
-import { stopReplies } from "../../lib/chat/stop.ts";
+import { tellToStop } from "../../lib/chat/stop.ts";
 import { endpoint } from "../../lib/http/endpoint.ts";
 import { ApiError } from "../../lib/http/error.ts";
 import { nothing } from "../../lib/http/fields.ts";
@@ -18,10 +18,11 @@ export const remove = endpoint({
   errors: ["forbidden", "not_found"],
   run: async ({ grant: { caller, chat }, deps }) => {
     const seenBy = await chats.participants(deps.store, chat.id);
-    const stopped = await stopReplies(deps, chat.id, undefined, caller.userId);
-    if (!(await chats.remove(deps.store, chat.id, caller.userId))) throw new ApiError("not_found");
+    const running = await chats.remove(deps.store, chat.id, caller.userId);
+    if (!running) throw new ApiError("not_found");
+    await tellToStop(deps, chat.id, running, caller.userId);
     // A key that names another chat some day finds nothing of this one.
-    await announceCleared(deps, chat.id, stopped, null);
+    await announceCleared(deps, chat.id, running, null, chat.createdAt.getTime());
     await announce(deps, chat.id, { t: "member", added: [], removed: seenBy.map(({ id }) => id) });
     return {};
   },

@@ -15,7 +15,15 @@ export const stop = endpoint({
   output: z.object({ messages: z.array(MessageView) }),
   errors: ["not_found"],
   run: async ({ grant: { caller, chat, messageId }, input, deps }) => {
-    const ids = await stopReplies(deps, chat.id, messageId ?? input.message_id, caller.userId);
-    return { messages: (await whenStopped(deps, chat.id, ids)).map(messageView) };
+    const stopped = await stopReplies(deps, chat.id, messageId ?? input.message_id, caller.userId);
+    return {
+      messages: (
+        await whenStopped(
+          deps,
+          chat.id,
+          stopped.map(({ id }) => id),
+        )
+      ).map(messageView),
+    };
   },
 });

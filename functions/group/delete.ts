@@ -18,7 +18,7 @@ export const remove = endpoint({
   run: async ({ grant: { caller, group }, deps }) => {
     const running = await messages.runningInGroup(deps.store, group.id);
     if (!(await groups.remove(deps.store, group.id, caller.userId))) throw new ApiError("not_found");
-    await Promise.all(running.map(({ id, chatId }) => tellToStop(deps, chatId, [id], caller.userId)));
+    await Promise.all(running.map((reply) => tellToStop(deps, reply.chatId, [reply], caller.userId)));
     deps.membership.check();
     return {};
   },

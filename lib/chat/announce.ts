@@ -1,5 +1,6 @@
 import { BusError } from "../bus/bus.ts";
 import type { Deps } from "../deps.ts";
+import type { Running } from "../repo/messages.ts";
 import type { Told } from "./told.ts";
 
 /** How long an answer waits for those who watch to be told. */
@@ -15,8 +16,22 @@ export const announce = (deps: Needs, chatId: string, told: Told): Promise<void>
  * Tells them that what was said up to a number is gone, replies that were being made among it, and takes it out of the log. Null:
  * the chat itself is gone.
  */
-export const announceCleared = (deps: Needs, chatId: string, replies: readonly string[], upTo: number | null): Promise<void> =>
-  telling(deps, chatId, deps.bus.clear(chatId, replies, JSON.stringify({ t: "cleared", upTo } satisfies Told)));
+export const announceCleared = (
+  deps: Needs,
+  chatId: string,
+  replies: readonly Running[],
+  upTo: number | null,
+  made?: number,
+): Promise<void> =>
+  telling(
+    deps,
+    chatId,
+    deps.bus.clear(
+      chatId,
+      replies.map(({ requestId }) => requestId),
+      JSON.stringify({ t: "cleared", upTo, ...(made !== undefined && { made }) } satisfies Told),
+    ),
+  );
 
 async function telling({ log }: Needs, chatId: string, told: Promise<unknown>): Promise<void> {
   const said = told.then(

@@ -30,13 +30,14 @@ export class Audience {
   }
 
   say(frame: Frame): void {
+    const isOver = this.#isOver(frame);
     this.#kept.push(frame);
     this.#characters += frame.data.length;
     const number = this.#start + this.#kept.length - 1;
     for (const seat of this.#seats) {
       if (seat.full || seat.first.length > 0 || seat.next !== number) continue;
       seat.next++;
-      seat.full = !seat.viewer.send(frame);
+      if (!isOver) seat.full = !seat.viewer.send(frame);
     }
     if (this.#kept.length > 2 * MOST_FRAMES || this.#characters > 2 * MOST_CHARACTERS) this.#forget();
   }

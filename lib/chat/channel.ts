@@ -36,6 +36,10 @@ export class Channel {
   readonly #ready: Promise<void>;
   /** The store was asked up to here, while the bus was down. */
   #polled: number | null = null;
+  /** When the chat was made that the store told of: its id may have been that of another one before. */
+  #madeMs = 0;
+  /** Where the log was when the store told that what it has was cleared: who has seen that much begins anew as well. */
+  #staleId: string | null = null;
   /** The newest number that the store told of while the log had not. */
   #unheardSeq = 0;
 
@@ -45,7 +49,7 @@ export class Channel {
     this.#audience = new Audience(({ at }) => at !== null && at <= (deps.store.expiredAt()?.getTime() ?? 0));
     this.#replies = new Replies(
       (frame) => this.#audience.say(frame),
-      (id) => void this.#guarded(() => this.#fetch(id)),
+      (id) => void this.#guarded(async () => void (await this.#fetch(id))),
     );
     this.#mirror = new Mirror(deps, chatId, {
       told: (id, told, writtenMs) => this.#tell(id, told, writtenMs),
@@ -64,12 +68,13 @@ export class Channel {
    * Seats a viewer, who gets what came behind the frame they have seen; without one, or where it is forgotten, what is running.
    * What was cleared, as the store has it, nobody gets.
    */
-  async attach(viewer: Viewer, after: string | null, clearedSeq: number): Promise<void> {
+  async attach(viewer: Viewer, after: string | null, clearedSeq: number, madeMs: number): Promise<void> {
     await this.#mirror.settled();
+    this.#madeMs = Math.max(this.#madeMs, madeMs);
     this.#clear(null, clearedSeq);
     const { lastId } = this.#mirror;
     if (after === null) this.#audience.seat(viewer, null, this.#replies.soFar(lastId));
-    else if (after === lastId) this.#audience.seat(viewer, null);
+    else if (after === lastId && after !== this.#staleId) this.#audience.seat(viewer, null);
     else if (!this.#audience.seat(viewer, after)) await this.#seatAnew(viewer);
   }
 
@@ -77,7 +82,7 @@ export class Channel {
   async resume(viewer: Viewer, after: string): Promise<void> {
     await this.#mirror.settled();
     const { lastId } = this.#mirror;
-    const missed = after === lastId ? [] : this.#audience.behind(after);
+    const missed = after === lastId && after !== this.#staleId ? [] : this.#audience.behind(after);
     if (!missed) return this.#seatAnew(viewer);
     this.#audience.seat(viewer, null, [...missed.filter((it) => !isPiece(it)), ...this.#replies.soFar(lastId)]);
   }
@@ -143,15 +148,19 @@ export class Channel {
   }
 
   #tell(id: string, told: Told, writtenMs: number): void {
-    if (told.t === "cleared") this.#clear(id, told.upTo);
+    if (told.t === "cleared") this.#clear(id, told.upTo, told.made);
     else this.#replies.tell(id, told, writtenMs);
     if (told.t === "member") this.#deps.onMembers();
   }
 
   /** What was said up to a number is gone: those who watch begin anew, with what came later. */
-  #clear(entryId: string | null, upTo: number | null): void {
+  #clear(entryId: string | null, upTo: number | null, made = this.#madeMs): void {
     if (upTo !== null && upTo <= this.#replies.clearedSeq) return;
+    if (entryId === null && this.#replies.firstSeq <= Number(upTo)) this.#staleId = this.#mirror.lastId;
+    // That of an earlier chat takes back nothing that the store has told of this one since.
+    const { clearedSeq } = this.#replies;
     this.#replies.clear(upTo);
+    if (made < this.#madeMs) this.#replies.clearedSeq = Math.max(this.#replies.clearedSeq, clearedSeq);
     this.#audience.clear();
     this.#say(resetFrame(entryId), ...this.#replies.soFar(null));
     // What was said later, and ended before it was known that what came before is gone.
@@ -163,6 +172,7 @@ export class Channel {
   async #beginAnew(): Promise<() => void> {
     const page = await this.#history();
     return () => {
+      this.#replies.keep(page, HISTORY);
       this.#say(resetFrame(), ...historyFrames(page), ...this.#replies.soFar(null));
       this.#replies.settled(page);
     };
@@ -197,18 +207,19 @@ export class Channel {
     for (const message of await messages.changedSince(store, this.#chatId, since, POLL_MOST)) this.#replies.learn(message);
   }
 
-  async #fetch(id: string): Promise<void> {
+  async #fetch(id: string): Promise<messages.MessageView | null> {
     const message = await messages.find(this.#deps.store, { id, chatId: this.#chatId });
     if (message) this.#replies.learn(message);
     else this.#replies.forget(id);
+    return message;
   }
 
   /** A reply that is quiet: its end may have been missed, or its producer be gone. */
   async #settle(reply: Reply): Promise<void> {
     reply.askedMs = performance.now();
-    await this.#fetch(reply.id);
-    if (reply.askedMs - reply.heardMs < BUS_OPTIONS.leaseMs || !this.#replies.running.has(reply.id)) return;
-    await settle(this.#deps, { id: reply.id, chatId: this.#chatId }, reply.text);
+    const message = await this.#fetch(reply.id);
+    if (!message || reply.askedMs - reply.heardMs < BUS_OPTIONS.leaseMs || !this.#replies.running.has(reply.id)) return;
+    await settle(this.#deps, message, reply.text);
   }
 
   /** What fails here is tried again at the next look. */

@@ -14,7 +14,7 @@ export async function clearChat(
 ): Promise<boolean> {
   const cleared = await messages.clear(deps.store, chatId, ownerId, new Date(deps.now()));
   if (!cleared) return false;
-  await tellToStop(deps, chatId, cleared.running, ownerId);
-  await announceCleared(deps, chatId, cleared.running, cleared.upTo);
+  await tellToStop(deps, chatId, cleared.replies, ownerId);
+  await announceCleared(deps, chatId, cleared.replies, cleared.upTo);
   return true;
 }

@@ -41,13 +41,15 @@ export class Named {
   }
 }
 
+type EndedHow = Pick<Ended, "id" | "state" | "by" | "code"> & { at?: number | null };
+
 /** Whether a frame says only some of a reply. */
 export const isPiece = ({ data }: Frame): boolean => data.endsWith(',"partial":true}');
 
 /** What a client that listens for it is told before the last frame of a reply that did not end by itself; null for others. */
-export function endingFrame({ id, state, by, code }: Pick<Ended, "id" | "state" | "by" | "code">): Frame | null {
-  if (state === "stopped") return new Frame(JSON.stringify({ message: { id }, user_id: by }), { event: "stopped" });
-  if (state === "failed") return new Frame(JSON.stringify({ message: { id }, error: { code } }), { event: "failed" });
+export function endingFrame({ id, state, by, code, at = null }: EndedHow): Frame | null {
+  if (state === "stopped") return new Frame(JSON.stringify({ message: { id }, user_id: by }), { event: "stopped", at });
+  if (state === "failed") return new Frame(JSON.stringify({ message: { id }, error: { code } }), { event: "failed", at });
   return null;
 }
 

@@ -46,7 +46,7 @@ export type Generations = {
   /** Makes a reply, from the context to the stored message. Throws `StoreError` where it could not be stored. */
   run(asked: Asked): Promise<Generated>;
   /** Stops a reply, if it is made here. */
-  stop(messageId: string, userId: string): void;
+  stop(requestId: string, userId: string): void;
   /** Ends what is still running after so long, keeping what came of it: the instance stops. */
   endWithin(deadlineMs: number): void;
 };
@@ -70,8 +70,18 @@ export function createGenerations(deps: Needs): Generations {
     run: async (asked) => {
       const { message } = asked.claimed;
       const controller = new AbortController();
-      running.set(message.id, controller);
-      const publisher = createPublisher(deps, message, asked.partial, (userId) => controller.abort(new Stop(userId)));
+      running.set(message.requestId, controller);
+      const publisher = createPublisher(
+        deps,
+        message,
+        asked.partial,
+        (userId) => controller.abort(new Stop(userId)),
+        () =>
+          messages.find(deps.store, message).then(
+            (found) => found?.requestId === message.requestId,
+            () => true,
+          ),
+      );
       const asking = setInterval(() => {
         if (publisher.unheard) void askStore(deps, message, controller);
       }, ASK_STORE_MS).unref();
@@ -80,10 +90,10 @@ export function createGenerations(deps: Needs): Generations {
       } finally {
         publisher.close();
         clearInterval(asking);
-        running.delete(message.id);
+        running.delete(message.requestId);
       }
     },
-    stop: (messageId, userId) => running.get(messageId)?.abort(new Stop(userId)),
+    stop: (requestId, userId) => running.get(requestId)?.abort(new Stop(userId)),
     endWithin: (deadlineMs) => {
       setTimeout(() => {
         for (const controller of running.values()) controller.abort(new Stop(null));
@@ -215,10 +225,11 @@ async function forgetExpired({ store, log }: Needs): Promise<void> {
   }
 }
 
-async function askStore(deps: Needs, key: messages.Key, controller: AbortController): Promise<void> {
+async function askStore(deps: Needs, claim: messages.MessageView, controller: AbortController): Promise<void> {
   try {
-    const found = await messages.find(deps.store, key);
-    if (!found || found.stoppedBy) controller.abort(new Stop(found?.stoppedBy ?? null));
+    const found = await messages.find(deps.store, claim);
+    const isGone = found?.requestId !== claim.requestId;
+    if (isGone || found.stoppedBy) controller.abort(new Stop(isGone ? null : found.stoppedBy));
   } catch (error) {
     deps.log({ severity: "WARNING", message: "not known whether to stop", code: storeError(error)?.code });
   }

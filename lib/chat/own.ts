@@ -1,6 +1,7 @@
 import type { Deps } from "../deps.ts";
 import * as chats from "../repo/chats.ts";
 import { isUuid, uuidOf } from "../uuid.ts";
+import { announceCleared } from "./announce.ts";
 
 /**
  * The id of the chat that a user names: any chat by its id, or one of their own by the key that they chose for it. That one's id
@@ -13,9 +14,13 @@ export const findNamed = ({ store }: Pick<Deps, "store">, name: string, userId: 
   chats.findForMember(store, chatIdOf(name, userId), userId);
 
 /** Makes a user's own chat with a key, where there is none yet. An id makes nothing. */
-export async function makeNamed({ store, config, now }: Pick<Deps, "store" | "config" | "now">, name: string, userId: string) {
+export async function makeNamed(deps: Pick<Deps, "store" | "config" | "now" | "bus" | "log">, name: string, userId: string) {
+  const { store, config, now } = deps;
   if (isUuid(name)) return;
   const id = chatIdOf(name, userId);
   const { defaultModel: model } = config.chat;
-  await chats.create(store, { id, ownerId: userId, groupId: null, name, model, key: name, createdAt: new Date(now()) });
+  const createdAt = new Date(now());
+  const made = await chats.createNamed(store, { id, ownerId: userId, name, model, key: name, createdAt });
+  // One of the same key may have been deleted while the bus was down, and its log be there still.
+  if (made) await announceCleared(deps, id, [], null, createdAt.getTime() - 1);
 }

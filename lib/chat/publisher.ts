@@ -49,8 +49,9 @@ export function createPublisher(
   message: MessageView,
   partial: boolean,
   onStop: (userId: string) => void,
+  isThere: () => Promise<boolean>,
 ): Publisher {
-  const { id: generation, requestId: producer, chatId } = message;
+  const { id, seq, requestId: generation, requestId: producer, chatId } = message;
   const startedMs = performance.now();
   let revealed = partial;
   let reply = "";
@@ -88,7 +89,7 @@ export function createPublisher(
       const at = framed;
       const text = cut(reply, at);
       framed += text.length;
-      return frame({ t: "delta", id: generation, at, text });
+      return frame({ t: "delta", id, at, text });
     }
     if (closing) return frame(closing, { opens: true, last: true });
     return { text: null, n, opens: false, last: false };
@@ -110,8 +111,11 @@ export function createPublisher(
       pending = null;
       unheard = false;
       if (stoppedBy !== null) onStop(stoppedBy);
-      if (status === "taken") taken = true;
-      else if (status === "forgotten") pending = anew();
+      if (status === "taken") {
+        taken = true;
+        // It was settled by somebody else, or cleared after it had ended.
+        if (closing && !(await isThere())) closing = { t: "deleted", id, seq };
+      } else if (status === "forgotten") pending = anew();
       else if (last) over = true;
     } catch (error) {
       unheard = true;
@@ -151,7 +155,7 @@ export function createPublisher(
       schedule();
     },
     end: async (final) => {
-      closing = final ? ended(final) : { t: "deleted", id: generation };
+      closing = final ? ended(final) : { t: "deleted", id, seq };
       schedule();
       const late = setTimeout(resolveEnd, END_PATIENCE_MS);
       lastTry = setTimeout(finish, END_TRIED_MS).unref();

@@ -23,14 +23,16 @@ const MOST_ENDED = 1_024;
 /** What is known of a chat's replies, and the frames that follow from what the log tells of them. */
 export class Replies {
   readonly running = new Map<string, Reply>();
-  /** The highest number that was heard. */
+  /** The highest number that was heard, and the lowest that was not cleared since. */
   lastSeq = 0;
+  firstSeq = Number.POSITIVE_INFINITY;
   /** Messages up to this number were cleared: whoever still tells of them is not heard. */
   clearedSeq = 0;
   readonly #say: (frame: Frame) => void;
   /** Reads a message whose end did not say all of it. */
   readonly #fetch: (id: string) => void;
-  readonly #ended = new Set<string>();
+  /** The number with it, because an id may be given again to a later message. */
+  readonly #ended = new Map<string, number>();
   readonly #deleted = new Set<string>();
   readonly #waiting = new Set<{ id: string; done(): void }>();
 
@@ -54,15 +56,28 @@ export class Replies {
     this.lastSeq = Math.max(this.lastSeq, seq);
     const name = nameOf(message);
     if (state !== "streaming") this.#end(null, { ...name, t: "end", seq, reply, state, by, code });
-    else if (!this.running.has(id) && !this.#ended.has(id)) this.#start({ ...name, seq, text: reply, whole: false, heardMs });
+    else if (!this.running.has(id) && !this.#isOver(id, seq)) this.#start({ ...name, seq, text: reply, whole: false, heardMs });
   }
 
   /** Forgets what was cleared, all of it where the chat is gone (null); nothing more is said of it, and nobody waits for it. */
   clear(upTo: number | null): void {
     this.clearedSeq = upTo ?? 0;
     this.lastSeq = upTo === null ? 0 : Math.max(this.lastSeq, upTo);
+    this.firstSeq = Number.POSITIVE_INFINITY;
     for (const { id, seq } of this.running.values()) {
       if (upTo !== null && seq > upTo) continue;
+      this.forget(id);
+      this.#wake(id);
+    }
+    if (upTo === null) this.#ended.clear();
+    this.#deleted.clear();
+  }
+
+  /** Of running replies, those that a page of the newest messages would have, and has not, are gone: deleted, or cleared. */
+  keep(page: readonly MessageView[], most: number): void {
+    const from = page.length < most ? 0 : (page.at(-1)?.seq ?? 0);
+    for (const { id, seq } of this.running.values()) {
+      if (seq < from || page.some((it) => it.id === id && it.seq === seq)) continue;
       this.forget(id);
       this.#wake(id);
     }
@@ -79,13 +94,20 @@ export class Replies {
 
   /** Messages that were said in another way. */
   settled(page: readonly MessageView[]): void {
-    for (const { id, state } of page) if (state !== "streaming") this.forget(id);
+    for (const { id, seq, state } of page) if (state !== "streaming") this.forget(id, seq);
   }
 
   /** A message of which nothing more is to be said. */
-  forget(id: string): void {
+  forget(id: string, seq = this.running.get(id)?.seq ?? this.lastSeq): void {
     this.running.delete(id);
-    remember(this.#ended, id);
+    this.#ended.delete(id);
+    this.#ended.set(id, seq);
+    if (this.#ended.size > MOST_ENDED) this.#ended.delete(this.#ended.keys().next().value as string);
+  }
+
+  /** Whether nothing of it is to be said any more. */
+  #isOver(id: string, seq: number): boolean {
+    return seq <= this.clearedSeq || seq <= (this.#ended.get(id) ?? -1);
   }
 
   /** Resolves when the message's end is heard, or after so long. */
@@ -103,8 +125,9 @@ export class Replies {
   #begin(entryId: string, begun: Begun, heardMs: number): void {
     const { id, seq, prompt, reply } = begun;
     this.lastSeq = Math.max(this.lastSeq, seq);
-    if (this.#ended.has(id) || seq <= this.clearedSeq) return;
-    const known = this.running.get(id);
+    if (this.#isOver(id, seq)) return;
+    this.firstSeq = Math.min(this.firstSeq, seq);
+    const known = this.#known(id, seq);
     if (known?.whole && reply.startsWith(known.text)) {
       if (reply.length > known.text.length) this.#say(known.named.adds(entryId, reply.slice(known.text.length)));
       Object.assign(known, { text: reply, heardMs });
@@ -119,7 +142,14 @@ export class Replies {
   #start({ id, seq, prompt, text, whole, heardMs, ...name }: Omit<Reply, "named" | "askedMs"> & Name): Reply {
     const reply = { id, seq, prompt, text, whole, heardMs, named: new Named({ id, prompt, ...name }), askedMs: heardMs };
     this.running.set(id, reply);
+    this.#deleted.delete(id);
     return reply;
+  }
+
+  /** A running reply, unless it is that of an earlier message with the same id. */
+  #known(id: string, seq: number): Reply | undefined {
+    const reply = this.running.get(id);
+    return reply?.seq === seq ? reply : undefined;
   }
 
   #add(entryId: string, { id, at, text }: Delta, heardMs: number): void {
@@ -136,17 +166,18 @@ export class Replies {
   #end(entryId: string | null, ended: Ended): void {
     const { id, seq } = ended;
     this.lastSeq = Math.max(this.lastSeq, seq);
-    if (this.#ended.has(id) || seq <= this.clearedSeq) return;
-    const known = this.running.get(id);
+    if (this.#isOver(id, seq)) return;
+    this.firstSeq = Math.min(this.firstSeq, seq);
+    const known = this.#known(id, seq);
     const prompt = ended.prompt ?? known?.prompt ?? null;
     if (prompt === null || ended.reply === null) {
       this.#fetch(id);
       return;
     }
-    this.forget(id);
+    this.forget(id, seq);
     const at = ended.at ?? atOf(entryId);
     const named = known && known.prompt === prompt ? known.named : new Named({ ...ended, prompt, at });
-    const before = endingFrame(ended);
+    const before = endingFrame({ ...ended, at });
     if (before) this.#say(before);
     this.#say(named.ends(entryId, ended.reply));
     this.#wake(id);
@@ -154,8 +185,8 @@ export class Replies {
 
   /** Who deleted it and who makes its reply both tell of it. */
   #delete(entryId: string, deleted: Deleted): void {
-    const { id } = deleted;
-    if (this.#deleted.has(id)) return;
+    const { id, seq = Number.POSITIVE_INFINITY } = deleted;
+    if (this.#deleted.has(id) || seq <= this.clearedSeq || (this.running.get(id)?.seq ?? 0) > seq) return;
     this.forget(id);
     remember(this.#deleted, id);
     this.#say(changeFrame(entryId, deleted));

@@ -5,10 +5,10 @@ import { ended } from "./told.ts";
 /** Ends a reply whose producer is gone, once, with what was heard of it. Nothing happens while its lease is held. */
 export async function settle(
   { bus, store, now }: Pick<Deps, "bus" | "store" | "now">,
-  key: messages.Key,
+  key: messages.Key & messages.Running,
   reply: string,
 ): Promise<void> {
-  if (!(await bus.take(key.chatId, key.id))) return;
+  if (!(await bus.take(key.chatId, key.requestId))) return;
   const tokens = { contextTokens: null, promptTokens: null, completionTokens: null };
   const ending: messages.Ending = {
     state: "failed",

@@ -16,21 +16,21 @@ export async function stopReplies(
   chatId: string,
   messageId: string | undefined,
   userId: string,
-): Promise<string[]> {
-  const ids = await messages.askToStop(deps.store, chatId, messageId, userId);
-  await tellToStop(deps, chatId, ids, userId);
-  return ids;
+): Promise<messages.Running[]> {
+  const replies = await messages.askToStop(deps.store, chatId, messageId, userId);
+  await tellToStop(deps, chatId, replies, userId);
+  return replies;
 }
 
 /** Tells those who make replies to stop, wherever they are. */
 export async function tellToStop(
   { bus, log, generations }: Omit<Stopping, "store">,
   chatId: string,
-  ids: readonly string[],
+  replies: readonly messages.Running[],
   userId: string,
 ): Promise<void> {
-  for (const id of ids) generations.stop(id, userId);
-  const told = ids.map((id) => bus.stop(chatId, id, userId));
+  for (const { requestId } of replies) generations.stop(requestId, userId);
+  const told = replies.map(({ requestId }) => bus.stop(chatId, requestId, userId));
   for (const result of await Promise.allSettled(told)) {
     if (result.status === "fulfilled") continue;
     if (!(result.reason instanceof BusError)) throw result.reason;

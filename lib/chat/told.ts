@@ -22,9 +22,13 @@ export type Ended = {
 type Said = { id: string; seq: number; user: string; at?: number; prompt: string | null; image?: string | undefined };
 /** Who takes part has changed, or a message was deleted. */
 export type Changed = { t: "member"; added: string[]; removed: string[] } | Deleted;
-/** All messages up to this number were cleared; null where the chat is gone, and its numbers with it. */
-export type Cleared = { t: "cleared"; upTo: number | null };
-export type Deleted = { t: "deleted"; id: string };
+/**
+ * All messages up to this number were cleared; null where the chat is gone, and its numbers with it. `made`: when that one was
+ * made, in milliseconds since 1970, as the store has it.
+ */
+export type Cleared = { t: "cleared"; upTo: number | null; made?: number };
+/** `seq`: where its producer tells of it; another message may have the id by then. */
+export type Deleted = { t: "deleted"; id: string; seq?: number };
 
 /** The longest texts in a line of the log, in UTF-16 units: Upstash takes 256 KiB a line, in UTF-8. */
 const PROMPT = 16_384;

@@ -2,6 +2,7 @@ import { and, asc, eq, inArray, or, type SQL, sql } from "drizzle-orm";
 import { ApiError } from "../http/error.ts";
 import type { Store } from "../store/store.ts";
 import { valuesOf } from "../store/values.ts";
+import type { Running } from "./messages.ts";
 
 /** A chat as those see it who may. `shared`: others than its owner take part. */
 export type ChatView = Store["chats"]["$inferSelect"] & { shared: boolean };
@@ -43,6 +44,13 @@ export async function create(store: Store, chat: NewChat): Promise<ChatView> {
   return { ...row, shared: true };
 }
 
+/** Makes somebody's own chat with a key; false where it is there already. */
+export async function createNamed({ db, chats }: Store, chat: Omit<NewChat, "groupId">): Promise<boolean> {
+  const row = { groupId: null, key: null, ...chat, systemPrompt: null, lastSeq: 0, clearedSeq: null, updatedAt: chat.createdAt };
+  const made = await db.insert(chats).values(row).onConflictDoNothing().returning({ id: chats.id });
+  return made.length > 0;
+}
+
 /** A chat, for somebody who sees it. Absent and not to be seen look the same on purpose. */
 export async function findForMember(store: Store, chatId: string, userId: string): Promise<ChatView | null> {
   const { db, chats } = store;
@@ -70,13 +78,22 @@ export async function update(
   return changed ?? null;
 }
 
-/** Deletes a chat of its owner's with its messages; false when there is none. */
-export async function remove({ db, chats }: Store, chatId: string, ownerId: string): Promise<boolean> {
-  const gone = await db
-    .delete(chats)
-    .where(and(eq(chats.id, chatId), eq(chats.ownerId, ownerId)))
-    .returning({ id: chats.id });
-  return gone.length > 0;
+/**
+ * Deletes a chat of its owner's with its messages, and answers the replies that were being made; null when there is none. It has
+ * the chat alone: a prompt comes before it, and is among those, or after it, and finds no chat.
+ */
+export async function remove(store: Store, chatId: string, ownerId: string): Promise<Running[] | null> {
+  const { chats, messages } = store;
+  const theirs = and(eq(chats.id, chatId), eq(chats.ownerId, ownerId));
+  const [, running, gone] = await store.atomic((q) => [
+    take(q, store, theirs),
+    q
+      .select({ id: messages.id, requestId: messages.requestId })
+      .from(messages)
+      .where(and(eq(messages.chatId, chatId), sql`state = 'streaming'`)),
+    q.delete(chats).where(theirs).returning({ id: chats.id }),
+  ]);
+  return gone.length > 0 ? running : null;
 }
 
 /** Everyone who sees a chat, its owner first, then by username; `MOST_PARTICIPANTS` of them. */

@@ -98,7 +98,10 @@ export async function claim(store: Store, c: Claim): Promise<Claimed | null> {
   ]);
   if (!chat) return null;
   // An id is free again once its message has expired.
-  if (!found) return (await forget(store, c)) ? claim(store, c) : null;
+  if (!found) {
+    await forget(store, c);
+    return claim(store, c);
+  }
   const { global: globalPrompt, ...view } = chat;
   return { chat: view, systemPrompt: chat.systemPrompt ?? globalPrompt, message: found, pairs: pairs as Pair[] };
 }

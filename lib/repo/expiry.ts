@@ -1,4 +1,4 @@
-import { and, eq, gt, inArray, lte, type SQL } from "drizzle-orm";
+import { and, eq, gt, lte, type SQL, sql } from "drizzle-orm";
 import type { Store } from "../store/store.ts";
 
 /** Which messages have not expired; the one place that says so. Undefined, where none ever does. */
@@ -8,12 +8,14 @@ export function kept({ messages, expiredAt }: Store): SQL | undefined {
 }
 
 /** Deletes up to `limit` messages that have expired, the oldest first; answers how many went. */
-export async function prune({ db, messages, expiredAt }: Store, limit: number): Promise<number> {
+export async function prune({ db, messages, expiredAt, leavingTaken }: Store, limit: number): Promise<number> {
   const until = expiredAt();
   if (!until) return 0;
   const { id, createdAt } = messages;
-  const oldest = db.select({ id }).from(messages).where(lte(createdAt, until)).orderBy(createdAt).limit(limit);
-  const gone = await db.delete(messages).where(inArray(id, oldest)).returning({ id });
+  const expired = lte(createdAt, until);
+  const oldest = sql`(with oldest as materialized (select ${id} from ${messages} where ${expired} order by ${createdAt}
+    limit ${limit} ${leavingTaken}) select oldest.id from oldest)`;
+  const gone = await db.delete(messages).where(sql`${id} in ${oldest}`).returning({ id });
   return gone.length;
 }
 

@@ -24,11 +24,13 @@ export type Ending = {
 export const INTERRUPTED = "interrupted";
 
 /** Ends a reply and answers the message; null where it is gone. Only the first end counts, but for a guess. */
-export async function end(store: Store, key: Key, ending: Ending, at: Date): Promise<MessageView | null> {
+export async function end(store: Store, key: Claim, ending: Ending, at: Date): Promise<MessageView | null> {
   const { messages, chats } = store;
+  // An id may have been given again since, to another prompt.
+  const isIt = and(isKey(store, key), eq(messages.requestId, key.requestId));
   const guess = ending.errorCode === INTERRUPTED;
   const open = guess ? eq(messages.state, "streaming") : or(eq(messages.state, "streaming"), eq(messages.errorCode, INTERRUPTED));
-  const counts = and(isKey(store, key), open);
+  const counts = and(isIt, open);
   const [, , [message]] = await store.atomic((q) => [
     // The chat first, as in a claim: one that is repeated while its reply ends would else wait for this, and this for it.
     q
@@ -39,15 +41,18 @@ export async function end(store: Store, key: Key, ending: Ending, at: Date): Pro
       .update(messages)
       .set({ ...ending, updatedAt: at })
       .where(counts),
-    selectView(q, store).where(isKey(store, key)),
+    selectView(q, store).where(isIt),
   ]);
   return message ?? null;
 }
 
 export type Key = { id: string; chatId: string };
+/** A reply that is being made: whose it is, is told by the request that claimed it, since an id can be used again. */
+export type Running = { id: string; requestId: string };
+type Claim = Key & Running;
 
 /** Notes who wants running replies of a chat stopped (one of them, or all), and answers which they are. */
-export async function askToStop(store: Store, chatId: string, id: string | undefined, userId: string): Promise<string[]> {
+export async function askToStop(store: Store, chatId: string, id: string | undefined, userId: string): Promise<Running[]> {
   const { chats, messages } = store;
   const [, rows] = await store.atomic((q) => [
     take(q, store, eq(chats.id, chatId)),
@@ -55,15 +60,15 @@ export async function askToStop(store: Store, chatId: string, id: string | undef
       .update(messages)
       .set({ stoppedBy: sql`coalesce(${messages.stoppedBy}, ${userId})` })
       .where(and(eq(messages.chatId, chatId), STREAMING, id ? eq(messages.id, id) : undefined))
-      .returning({ id: messages.id }),
+      .returning({ id: messages.id, requestId: messages.requestId }),
   ]);
-  return rows.map((row) => row.id);
+  return rows;
 }
 
 /** The replies that are being made in the chats of a group. */
-export async function runningInGroup({ db, messages, chats }: Store, groupId: string): Promise<Key[]> {
+export async function runningInGroup({ db, messages, chats }: Store, groupId: string): Promise<Claim[]> {
   return db
-    .select({ id: messages.id, chatId: messages.chatId })
+    .select({ id: messages.id, chatId: messages.chatId, requestId: messages.requestId })
     .from(messages)
     .innerJoin(chats, and(eq(chats.id, messages.chatId), eq(chats.groupId, groupId)))
     .where(eq(messages.state, "streaming"));
@@ -133,8 +138,8 @@ export async function remove(store: Store, key: Key, userId: string): Promise<bo
   return gone.length > 0;
 }
 
-/** What was cleared: everything up to a number, and the replies of it that were being made. */
-export type Cleared = { upTo: number; running: string[] };
+/** What was cleared: everything up to a number, and the replies of it that were being made, or had just ended. */
+export type Cleared = { upTo: number; replies: Running[] };
 
 /**
  * Forgets what was said in a chat of its owner's up to now. Null: there is no such chat of theirs. It has the chat alone: a prompt comes before it, and goes, or after it, and finds nothing.
@@ -142,21 +147,25 @@ export type Cleared = { upTo: number; running: string[] };
 export async function clear(store: Store, chatId: string, ownerId: string, at: Date): Promise<Cleared | null> {
   const { chats, messages } = store;
   const theirs = and(eq(chats.id, chatId), eq(chats.ownerId, ownerId));
-  const [taken, running] = await store.atomic((q) => [
+  const [taken, replies] = await store.atomic((q) => [
     q
       .update(chats)
       .set({ clearedSeq: sql`${chats.lastSeq}`, updatedAt: notBefore(store, at) })
       .where(theirs)
       .returning({ upTo: chats.lastSeq }),
+    // Also those that have just ended: what their producers still tell of them must not come behind this.
     q
-      .select({ id: messages.id })
+      .select({ id: messages.id, requestId: messages.requestId })
       .from(messages)
-      .where(and(eq(messages.chatId, chatId), STREAMING)),
+      .where(and(eq(messages.chatId, chatId), or(STREAMING, gte(messages.updatedAt, new Date(at.getTime() - JUST_MS))))),
     q.delete(messages).where(and(eq(messages.chatId, chatId), exists(q.select({ id: chats.id }).from(chats).where(theirs)))),
   ]);
   const [chat] = taken;
-  return chat ? { upTo: chat.upTo, running: running.map(({ id }) => id) } : null;
+  return chat ? { upTo: chat.upTo, replies } : null;
 }
+
+/** For how long the end of a reply may be on its way to those who watch. */
+const JUST_MS = 15_000;
 
 /** In the words of the partial index. */
 const STREAMING = sql`state = 'streaming'`;

@@ -1,5 +1,5 @@
 import { neon, neonConfig, types as neonTypes } from "@neondatabase/serverless";
-import type { SQL } from "drizzle-orm";
+import { type SQL, sql as fragment } from "drizzle-orm";
 import { drizzle } from "drizzle-orm/neon-http";
 import { PgDialect } from "drizzle-orm/pg-core";
 import { request } from "undici";
@@ -34,9 +34,11 @@ export function openNeon(url: string, endpoint?: string): Store {
     atomic: ((build: (q: Db) => never) => orStoreError(db.batch(build(db as unknown as Db)))) as unknown as Store["atomic"],
     compile: (statement: SQL) => dialect.sqlToQuery(statement).sql,
     run: transaction,
+    snapshot: async () => ({ db: db as unknown as Db, end: async () => {} }),
     migrate: () =>
       migrate({ folder: "postgres", parameter: "$1", transaction: async (list) => (await transaction(list)).at(-1) ?? [] }),
     expiredAt: () => null,
+    leavingTaken: fragment`for update skip locked`,
     ping: async () => void (await transaction([{ sql: "select 1", params: [] }])),
     close: async () => {},
   };

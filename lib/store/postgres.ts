@@ -1,4 +1,4 @@
-import type { SQL } from "drizzle-orm";
+import { type SQL, sql as fragment } from "drizzle-orm";
 import { drizzle } from "drizzle-orm/node-postgres";
 import { PgDialect } from "drizzle-orm/pg-core";
 import pg from "pg";
@@ -75,6 +75,13 @@ export function openPostgres(url: string): Store {
     atomic: atomic as unknown as Store["atomic"],
     compile: (statement: SQL) => dialect.sqlToQuery(statement).sql,
     run: (statements) => transaction(statements, true),
+    snapshot: async () => {
+      const client = await orStoreError(pool.connect());
+      const end = async () => client.release(true);
+      const begun = client.query("begin isolation level repeatable read read only");
+      await orStoreError(begun).catch((error) => end().then(() => Promise.reject(error)));
+      return { db: drizzle(client) as unknown as Db, end };
+    },
     migrate: () =>
       migrate({
         folder: "postgres",
@@ -82,6 +89,7 @@ export function openPostgres(url: string): Store {
         transaction: async (list) => (await transaction(list, false)).at(-1) ?? [],
       }),
     expiredAt: () => null,
+    leavingTaken: fragment`for update skip locked`,
     ping: async () => void (await transaction([{ sql: "select 1", params: [] }], true)),
     close: () => pool.end(),
   };

@@ -1,4 +1,4 @@
-import type { SQL } from "drizzle-orm";
+import { type SQL, sql as fragment } from "drizzle-orm";
 import { SQLiteAsyncDialect } from "drizzle-orm/sqlite-core";
 import { drizzle } from "drizzle-orm/sqlite-proxy";
 import Database from "libsql";
@@ -65,8 +65,15 @@ export function openSqlite(path: string): Store {
     atomic: ((build: (q: Db) => never) => db.batch(build(db as unknown as Db))) as unknown as Store["atomic"],
     compile: (statement: SQL) => dialect.sqlToQuery(statement).sql,
     run: async (statements) => transaction(statements),
+    // On a connection of its own, so that nothing else becomes a part of its transaction.
+    snapshot: async () => {
+      const { db, run, close } = openSqlite(path);
+      await run([{ sql: "begin", params: [] }]);
+      return { db, end: () => run([{ sql: "rollback", params: [] }]).then(close) };
+    },
     migrate: () => migrate({ folder: "sqlite", parameter: "?", transaction: async (list) => transaction(list).at(-1) ?? [] }),
     expiredAt: () => null,
+    leavingTaken: fragment``,
     ping: async () => void one("select 1", []),
     close: async () => {
       prepared.clear();

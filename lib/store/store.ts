@@ -20,14 +20,21 @@ export type Store = Tables & {
   compile(statement: SQL): string;
   /** Runs compiled statements as `atomic` does. Answers the rows of each, as arrays of driver values. */
   run(statements: readonly Statement[]): Promise<unknown[][][]>;
+  /** Opens one state of the store, which stays the same for as long as it is read. */
+  snapshot(): Promise<Snapshot>;
   /** Applies the migrations that are missing and answers their names. Safe when two run at once. */
   migrate(): Promise<string[]>;
   /** Messages that were made up to this instant have expired, and no query finds them. Null: none has. */
   expiredAt(): Date | null;
+  /** Ends a `select` of rows that are to be deleted: those that another transaction has are left to that one. */
+  readonly leavingTaken: SQL;
   /** Throws a `StoreError` when the store cannot be reached. */
   ping(): Promise<void>;
   close(): Promise<void>;
 };
+
+/** To be read, and ended. Over HTTP, which keeps nothing between two queries, each finds the state of its own time. */
+export type Snapshot = { readonly db: Db; end(): Promise<void> };
 
 type Results<Q extends readonly PromiseLike<unknown>[]> = { -readonly [K in keyof Q]: Awaited<Q[K]> };
 

@@ -78,6 +78,7 @@ function faultSuite(name: string, start: () => Promise<ServerBackend>): void {
       () => bus.since(chat, null),
       () => bus.stop(chat, newId(), "ann"),
       () => bus.take(chat, newId()),
+      () => bus.clear(chat, [newId()], "cleared"),
       () => bus.ping(),
       () => bus.subscribe(chat, new Recorder()),
     ];

@@ -3,6 +3,7 @@ import { type Author, BUS_OPTIONS, type Bus, BusError, type BusOptions } from ".
 import { random, seed, trials } from "../support/seed.ts";
 import { type Backend, newChat, newId } from "./adapters.ts";
 import { Reader, Recorder, until } from "./reader.ts";
+import { clearSuite } from "./suite-clear.ts";
 
 const LEASE = BUS_OPTIONS.leaseMs;
 const LOG = BUS_OPTIONS.logMs;
@@ -340,6 +341,8 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
       });
     });
 
+    describe("a clear", () => clearSuite({ backend: () => backend, open, fresh, listen, newAuthor }));
+
     describe("subscriptions", () => {
       test("once it has begun, nothing is missed, whatever is being appended meanwhile", async () => {
         const { bus, chat } = await fresh({ logLength: 100_000 });
@@ -458,6 +461,7 @@ export function busSuite(name: string, start: () => Promise<Backend>): void {
           () => bus.subscribe(chat, heard),
           () => bus.stop(chat, generation, "ann"),
           () => bus.take(chat, generation),
+          () => bus.clear(chat, [generation], "c"),
           () => bus.ping(),
         ];
         for (const call of calls) await expect(call()).rejects.toThrow(BusError);

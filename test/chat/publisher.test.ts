@@ -43,7 +43,7 @@ function held(message: MessageView): { publisher: Publisher; release(): void; wr
     await through;
     return bus.append(...frame);
   };
-  const publisher = createPublisher({ bus: { ...bus, append }, log: () => {} }, message, true, () => {});
+  const publisher = createPublisher({ bus: { ...bus, append }, log: () => {} }, message, true, () => {}, async () => true);
   return { publisher, release, writes: () => writes };
 }
 
@@ -63,7 +63,7 @@ describe("a publisher that is closed", () => {
       expect(JSON.parse(entry?.text ?? "")).toMatchObject({ t: "begin", id: message.id });
       expect(more).toEqual([]);
       expect(writes()).toBe(1);
-      expect(await bus.take(message.chatId, message.id)).toBe(true);
+      expect(await bus.take(message.chatId, message.requestId)).toBe(true);
     },
   );
 });
@@ -73,7 +73,7 @@ test("a publisher holds its reply while the model is silent, and says all of it 
   const { publisher, release } = held(message);
   release();
   await sleep(BEATS_MS);
-  expect(await bus.take(message.chatId, message.id)).toBe(false);
+  expect(await bus.take(message.chatId, message.requestId)).toBe(false);
   publisher.add("Spain");
   publisher.add(" is");
   await publisher.end({ ...message, state: "done", reply: "Spain is" });

@@ -4,14 +4,15 @@ import { join } from "node:path";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import * as chats from "../../lib/repo/chats.ts";
+import * as expiry from "../../lib/repo/expiry.ts";
 import * as groups from "../../lib/repo/groups.ts";
 import * as messages from "../../lib/repo/messages.ts";
 import { openPostgres } from "../../lib/store/postgres.ts";
 import { openSqlite } from "../../lib/store/sqlite.ts";
 import type { Store } from "../../lib/store/store.ts";
 import { freshDatabase, skippedWithoutPostgres } from "../support/postgres.ts";
-import { claimed, newClaim } from "./chatting.ts";
-import { inChat, LISTS, type Work } from "./hot.ts";
+import { claimed, expired, newClaim } from "./chatting.ts";
+import { EXPIRED, expiring, inChat, LISTS, type Work } from "./hot.ts";
 import { CHATS, fill, LARGE, MEMBER, ON_RECORD, OWNER, type Size } from "./many.ts";
 import { postgresPlans, sqliteCounts, sqlitePlan, statementsOf } from "./plans.ts";
 
@@ -20,7 +21,7 @@ const SMALL: Size = { messages: 1_000, others: 1_000 };
 const { empty, young, large, quiet } = CHATS;
 const NAMES = Object.keys(inChat(young));
 /** What grows for ever. People and groups are few beside it, and may be read whole where that is less than looking some up. */
-const GROWING = ["messages", "chats", "chat_users", "group_members"];
+const GROWING = ["messages", "chats", "chat_users", "group_members", "templates"];
 /** The index by which each finds the messages of a chat. */
 const INDEXES: Record<string, string> = {
   "newest page": "messages_chat",
@@ -31,6 +32,13 @@ const INDEXES: Record<string, string> = {
   claim: "messages_context",
 };
 
+const NEVER = null;
+/** As many steps, but for the look at how old each message is. */
+const asMuchAs = (steps: number) => steps * 1.1 + 10;
+const HALF_WAY = EXPIRED["half way"];
+/** What goes with each reply, and what the administrator deletes at once. */
+const PRUNED_AT_ONCE = [100, 500];
+
 /** What is answered from so much is what is there. */
 function answersSuite(current: () => Store): void {
   test("behind 100,000 messages off the record the context is what was said before them", async () => {
@@ -39,6 +47,21 @@ function answersSuite(current: () => Store): void {
     expect(message.seq).toBeGreaterThan(LARGE.messages + ON_RECORD);
     expect(pairs.map(({ prompt }) => prompt)).toEqual(Array.from({ length: 10 }, (_, i) => `What is ${ON_RECORD - i}?`));
     await messages.remove(current(), claim, OWNER);
+  });
+}
+
+/** The same where half of it has expired. It comes last, because it leaves a gap in the numbers of each chat. */
+function expiredAnswersSuite(current: () => Store): void {
+  test("where half of it has expired the context is what was said last, and nothing where all of it is older", async () => {
+    const contextIn = async (id: string) => {
+      const claim = newClaim({ id }, { id: MEMBER, username: "" }, { at: new Date() });
+      const { pairs } = await claimed(expired(current(), HALF_WAY), claim);
+      await messages.remove(current(), claim, OWNER);
+      return pairs.map(({ prompt }) => prompt);
+    };
+    const newest = LARGE.messages - 1;
+    expect(await contextIn(large)).toEqual(Array.from({ length: 10 }, (_, i) => `What is ${newest - i}?`));
+    expect([await contextIn(young), await contextIn(quiet)]).toEqual([[], []]);
   });
 }
 
@@ -62,20 +85,41 @@ describe("SQLite, with 100,000 messages in a chat and 100,000 chats of others", 
     await Promise.all(folders.map((folder) => rm(folder, { recursive: true })));
   });
 
+  /** What SQLite will do for a piece of work in the large store, a line for each step. */
+  const plansOf = async (work: Work) => {
+    const statements = await statementsOf(store, "sqlite", work);
+    return statements.flatMap((statement) => sqlitePlan(join(folders[0] as string, "proxy.db"), statement));
+  };
+
   answersSuite(() => store);
 
-  test.each(NAMES)("%s: takes the same steps in every chat and in every store, and passes through no table", async (name) => {
-    const steps: Record<string, number> = {};
-    for (const chat of [empty, young, large, quiet]) {
-      const counts = await sqliteCounts(store, inChat(chat)[name] as Work);
-      expect(counts).toMatchObject({ scanned: 0, indexed: 0, sorted: 0 });
-      steps[chat] = counts.steps;
-    }
-    const few = await sqliteCounts(small, inChat(large, SMALL)[name] as Work);
-    expect(few.steps).toBeGreaterThan(10);
-    const most = (steps[young] as number) + 2;
-    expect(Math.max(few.steps, ...Object.values(steps))).toBeLessThanOrEqual(most);
-  });
+  test.each(NAMES)(
+    "%s: takes the same steps in every chat and every store, whatever has expired, and passes through no table",
+    async (name) => {
+      const stepsOf = async (
+        chat: string,
+        until: Date | null,
+        { in: it, size }: { in: Store; size: Size } = { in: store, size: LARGE },
+      ) => {
+        const counts = await sqliteCounts(it, expiring(until, inChat(chat, size)[name] as Work));
+        expect(counts).toMatchObject({ scanned: 0, indexed: 0, sorted: 0 });
+        return counts.steps;
+      };
+      const never = await stepsOf(young, NEVER);
+      for (const until of [NEVER, EXPIRED["before all of them"]]) {
+        const most = 2 + (until === NEVER ? never : await stepsOf(young, until));
+        const few = await stepsOf(large, until, { in: small, size: SMALL });
+        expect(few).toBeGreaterThan(10);
+        const steps = [few];
+        for (const chat of [empty, large, quiet]) steps.push(await stepsOf(chat, until));
+        expect(Math.max(...steps)).toBeLessThanOrEqual(most);
+        expect(Math.max(most, ...steps)).toBeLessThanOrEqual(asMuchAs(never));
+      }
+      const half: number[] = [];
+      for (const chat of [empty, young, large, quiet]) half.push(await stepsOf(chat, HALF_WAY));
+      expect(Math.max(...half)).toBeLessThanOrEqual(asMuchAs(never));
+    },
+  );
 
   test.each(Object.entries(LISTS))("%s: passes through no table, and counts what is theirs alone", async (name, { work }) => {
     const counts = await sqliteCounts(store, work);
@@ -91,21 +135,40 @@ describe("SQLite, with 100,000 messages in a chat and 100,000 chats of others", 
     async (index) => {
       for (const [name, wanted] of Object.entries(INDEXES)) {
         if (wanted !== index) continue;
-        const statements = await statementsOf(store, "sqlite", inChat(large)[name] as Work);
-        const plans = statements.flatMap((statement) => sqlitePlan(join(folders[0] as string, "proxy.db"), statement));
-        expect([name, plans.some((line) => /^SEARCH messages/.test(line) && line.includes(` ${index} (chat_id=?`))]).toEqual([
-          name,
-          true,
-        ]);
-        expect([name, plans.filter((line) => /^SCAN/.test(line))]).toEqual([name, []]);
+        for (const until of [NEVER, HALF_WAY]) {
+          const plans = await plansOf(expiring(until, inChat(large)[name] as Work));
+          const found = plans.some((line) => /^SEARCH messages/.test(line) && line.includes(` ${index} (chat_id=?`));
+          expect([name, until, found]).toEqual([name, until, true]);
+          expect([name, until, plans.filter((line) => /^SCAN/.test(line))]).toEqual([name, until, []]);
+        }
       }
     },
   );
 
+  expiredAnswersSuite(() => store);
+
+  test.each(PRUNED_AT_ONCE)("pruning %i: finds them by their age, and looks at no other message", async (limit) => {
+    const prune: Work = expiring(HALF_WAY, (store) => expiry.prune(store, limit));
+    const plans = await plansOf(prune);
+    expect(plans).toContainEqual(expect.stringMatching(/^SEARCH messages USING .*INDEX messages_created \(created_at<\?\)/));
+    expect(plans.filter((line) => /^SCAN messages|TEMP B-TREE/.test(line))).toEqual([]);
+    const [many, few] = [await sqliteCounts(store, prune), await sqliteCounts(small, prune)];
+    expect(many).toMatchObject({ indexed: 0, sorted: 0 });
+    expect(few.steps).toBeGreaterThan(limit);
+    expect(many.steps).toBeLessThanOrEqual(few.steps * 1.05 + 50);
+    // With each reply it is asked, and mostly there is nothing to do.
+    const nothing = await sqliteCounts(
+      store,
+      expiring(EXPIRED["before all of them"], (store) => expiry.prune(store, limit)),
+    );
+    expect(nothing).toMatchObject({ statements: 1, scanned: 0, indexed: 0, sorted: 0 });
+    expect(nothing.steps).toBeLessThan(100);
+  });
+
   test("a chat goes, and a group with its chats, without a look at what others said", async () => {
     await groups.addMembers(store, "group-2", ["user-7"], "owner", new Date());
     for (const work of [
-      () => chats.remove(store, young, OWNER).then((gone) => expect(gone).toBe(true)),
+      () => chats.remove(store, young, OWNER).then((gone) => expect(gone).not.toBeNull()),
       () => groups.remove(store, "group-2", "user-7").then((gone) => expect(gone).toBe(true)),
     ]) {
       const counts = await sqliteCounts(store, work);
@@ -129,7 +192,7 @@ describe.skipIf(skipped)("Postgres, with 100,000 messages in a chat and 100,000 
     client = new pg.Client({ connectionString: database.url });
     await client.connect();
     // Statistics come when this test says so.
-    for (const table of ["users", "groups", "group_members", "chats", "chat_users", "messages"])
+    for (const table of ["users", "groups", "group_members", "chats", "chat_users", "messages", "templates"])
       await client.query(`alter table ${table} set (autovacuum_enabled = false)`);
     await fill(store, "postgres");
   }, FILLING_MS);
@@ -173,6 +236,28 @@ describe.skipIf(skipped)("Postgres, with 100,000 messages in a chat and 100,000 
       expect(few.rows).toBeGreaterThan(0);
     });
 
+    const cases = NAMES.flatMap((name) => Object.entries(EXPIRED).map(([when, until]) => [name, when, until] as const));
+    test.each(cases)("%s: reads as much and by the same index where what was made %s has expired", async (name, _, until) => {
+      const few = await cost(inChat(young)[name] as Work);
+      for (const chat of [large, quiet]) {
+        const many = await cost(expiring(until, inChat(chat)[name] as Work));
+        expect(many.scanned.filter((table) => [...GROWING, "users", "groups"].includes(table))).toEqual([]);
+        expect([...many.indexes]).toContain(INDEXES[name] ?? [...few.indexes][0]);
+        expect(many.rows).toBeLessThanOrEqual(few.rows + 5);
+        expect(many.pages).toBeLessThanOrEqual(few.pages * 1.2 + 20);
+      }
+    });
+
+    test.each(PRUNED_AT_ONCE)("pruning %i: finds them by their age, and looks at no other message", async (limit) => {
+      const it = await cost(expiring(HALF_WAY, (store) => expiry.prune(store, limit)));
+      expect(it.scanned).toEqual([]);
+      expect([...it.indexes]).toContain("messages_created");
+      expect(it.rows).toBeGreaterThanOrEqual(limit);
+      expect(it.rows).toBeLessThanOrEqual(2 * limit + 5);
+      const nothing = await cost(expiring(EXPIRED["before all of them"], (store) => expiry.prune(store, limit)));
+      expect(nothing).toMatchObject({ scanned: [], rows: 0 });
+    });
+
     // Without statistics Postgres cannot know that somebody's chats are few among all.
     const lists = when === STATISTICS ? Object.entries(LISTS) : [];
     test.each(lists)("%s: reads what is theirs alone", async (_, { work, most }) => {
@@ -180,6 +265,8 @@ describe.skipIf(skipped)("Postgres, with 100,000 messages in a chat and 100,000 
       expect(it.scanned.filter((table) => GROWING.includes(table))).toEqual([]);
       expect(it.rows).toBeLessThanOrEqual(most);
     });
+
+    expiredAnswersSuite(() => store);
   });
 
   test("a statement that is looked at is one that is sent", async () => {

@@ -1,3 +1,4 @@
+import { eq } from "drizzle-orm";
 import { uuidv7 } from "uuidv7";
 import * as chats from "../../lib/repo/chats.ts";
 import * as claims from "../../lib/repo/claims.ts";
@@ -88,6 +89,28 @@ export async function said(
   if (!message) throw new Error("the message is gone");
   return message;
 }
+
+/** So many messages, made in one go, of up to that instant. The last of them is the oldest, as where clocks differ. */
+export async function saidBefore(
+  store: Store,
+  chat: { id: string },
+  user: Person,
+  count: number,
+  until: Date,
+): Promise<string[]> {
+  const { at: _, contextPairs: __, offTheRecord: ___, ...claim } = newClaim(chat, user);
+  const rows = Array.from({ length: count }, (_, i) => {
+    const createdAt = new Date(until.getTime() - i);
+    const change = { id: uuidv7(), seq: i + 1, model: "gpt-4o", createdAt, updatedAt: createdAt };
+    return { ...claim, ...change, reply: "", state: "done" as const };
+  });
+  await store.db.insert(store.messages).values(rows);
+  await store.db.update(store.chats).set({ lastSeq: count }).where(eq(store.chats.id, chat.id));
+  return rows.map(({ id }) => id);
+}
+
+/** The same store, in which messages of up to that instant have expired. */
+export const expired = (store: Store, until: Date | null): Store => ({ ...store, expiredAt: () => until });
 
 /** When a chat changed last. */
 export async function changedAt(store: Store, chat: { id: string; ownerId: string }): Promise<Date | undefined> {

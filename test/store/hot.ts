@@ -3,8 +3,9 @@ import * as chats from "../../lib/repo/chats.ts";
 import * as claims from "../../lib/repo/claims.ts";
 import * as groups from "../../lib/repo/groups.ts";
 import * as messages from "../../lib/repo/messages.ts";
+import * as templates from "../../lib/repo/templates.ts";
 import type { Store } from "../../lib/store/store.ts";
-import { ending, newClaim } from "./chatting.ts";
+import { ending, expired, newClaim } from "./chatting.ts";
 import { BUSY, CHATS, LARGE, MEMBER, newestOf, OWNER, START_MS } from "./many.ts";
 
 export type Work = (store: Store) => Promise<unknown>;
@@ -12,6 +13,16 @@ export type Work = (store: Store) => Promise<unknown>;
 /** Later than anything that was filled in. */
 const LATER = new Date(START_MS + 1_000_000_000);
 const EARLIER = new Date(START_MS);
+/** Where messages expire: up to when they have. A large chat has half of its messages left then, a young one none. */
+export const EXPIRED = {
+  "before all of them": new Date(START_MS - 1),
+  "half way": new Date(START_MS + (LARGE.messages / 2) * 1_000),
+};
+/** The same work on a store in which messages of up to that instant have expired. */
+export const expiring =
+  (until: Date | null, work: Work): Work =>
+  (store) =>
+    work(expired(store, until));
 /** As many as the young chat has, with room to spare. */
 const PAGE = 20;
 
@@ -35,7 +46,7 @@ export const inChat = (chat: string, size = LARGE): Record<string, Work> => {
     claim: (store) => claims.claim(store, claimIn(chat)),
     "claim off the record": (store) => claims.claim(store, claimIn(chat, { offTheRecord: true, contextPairs: 0 })),
     "ask to stop": (store) => messages.askToStop(store, chat, undefined, MEMBER),
-    end: (store) => messages.end(store, newest, ending(), LATER),
+    end: (store) => messages.end(store, { ...newest, requestId: "request" }, ending(), LATER),
     remove: (store) => messages.remove(store, newest, OWNER),
   };
 };
@@ -73,5 +84,11 @@ export const LISTS: Record<string, { work: Work; most: number }> = {
     most: 900,
   },
   "who takes part": { work: (store) => chats.participants(store, CHATS.large), most: 300 },
+  // 5 of their own, and 55 of the group that they are in.
+  "templates of a member": { work: (store) => templates.listForMember(store, MEMBER, { limit: 101 }), most: 400 },
+  "templates of a member in a group, a later page": {
+    work: (store) => templates.listForMember(store, MEMBER, { limit: 101, groupId: "group-1", after: "template-3" }),
+    most: 400,
+  },
   "groups of a member": { work: (store) => groups.listForMember(store, MEMBER, undefined, 101), most: 10 },
 };

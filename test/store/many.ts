@@ -33,6 +33,7 @@ const ROWS_AT_ONCE = 10_000;
 const PEOPLE = 10_000;
 const GROUPS = 1_999;
 const MEMBERSHIPS = 50_000;
+const TEMPLATES = 10_000;
 
 /** Fills a new store with those chats, among many of other people. */
 export async function fill(store: Store, dialect: Dialect, size: Size = LARGE): Promise<void> {
@@ -54,6 +55,17 @@ export async function fill(store: Store, dialect: Dialect, size: Size = LARGE): 
   const members = "group_members (group_id, user_id, role, created_at)";
   await insert(50, members, `'group-1', 'user-' || i, case when i = 1 then 'owner' else 'member' end, ${started}`);
   await insert(MEMBERSHIPS, members, `'group-' || (2 + i % ${GROUPS}), 'user-' || (51 + i % 9949), 'member', ${started}`);
+
+  const templates = "templates (id, owner_id, group_id, name, created_at, updated_at, text)";
+  const sharedWith = `case when i % 2 = 0 then 'group-' || (2 + i % ${GROUPS}) end`;
+  await insert(
+    TEMPLATES,
+    templates,
+    `'template-' || i, 'user-' || (51 + i % 9949), ${sharedWith}, 'T', ${started}, ${started}, 'x'`,
+  );
+  const ofGroup = "'template-g' || i, 'user-' || (i % 49 + 2), 'group-1', 'T'";
+  await insert(55, templates, `${ofGroup}, ${started}, ${started}, 'x'`);
+  await insert(5, templates, `'template-m' || i, '${MEMBER}', null, 'T', ${started}, ${started}, 'x'`);
 
   const chats = "chats (id, owner_id, group_id, name, model, system_prompt, last_seq, created_at, updated_at)";
   const lengths = { empty: 0, young: 30, large: size.messages, quiet: size.messages + ON_RECORD };

@@ -45,7 +45,11 @@ export async function storm(
     const claimed = await claims.claim(store, wanted);
     if (claimed?.message.requestId === wanted.requestId) given.push(claimed.message.seq);
   };
-  const end = () => messages.end(store, key(), ending(chance() < 0.3 ? { errorCode: messages.INTERRUPTED } : {}), at(1));
+  const end = async () => {
+    const found = await messages.find(store, key());
+    const how = ending(chance() < 0.3 ? { errorCode: messages.INTERRUPTED } : {});
+    if (found) await messages.end(store, found, how, at(1));
+  };
   const kinds: (() => Promise<unknown>)[] = [
     ...[claim, claim, claim, claim, end, end, end],
     () => messages.remove(store, key(), ownerId),

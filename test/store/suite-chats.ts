@@ -18,10 +18,22 @@ export function chatsSuite(current: () => Store): void {
       const { anna } = await people(store, "anna");
       const made = newChat(anna, { name: 'naïve 🎉 "it\'s" \\', model: "gpt-4o-mini", createdAt: at(7) });
       const chat = await chats.create(store, made);
-      expect(chat).toEqual({ ...made, systemPrompt: null, lastSeq: 0, updatedAt: at(7), shared: false });
+      const unsaid = { key: null, systemPrompt: null, lastSeq: 0, clearedSeq: null };
+      expect(chat).toEqual({ ...made, ...unsaid, updatedAt: at(7), shared: false });
       expect(await chats.findForMember(store, chat.id, anna.id)).toEqual(chat);
       await chats.create(store, { ...made, name: "again" });
       expect(await chats.findForMember(store, chat.id, anna.id)).toEqual(chat);
+    });
+
+    test("is kept with the key that its owner chose for it", async () => {
+      const store = current();
+      const { anna } = await people(store, "anna");
+      const chat = await chats.create(store, newChat(anna, { key: "naïve-key.1" }));
+      expect(chat).toMatchObject({ key: "naïve-key.1", clearedSeq: null });
+      expect(await chats.findForMember(store, chat.id, anna.id)).toEqual(chat);
+      expect((await claimed(store, newClaim(chat, anna))).chat).toEqual({ ...chat, lastSeq: 1 });
+      const [listed] = await chatList.listForMember(store, anna.id, { limit: 9 });
+      expect(listed).toMatchObject({ id: chat.id, key: "naïve-key.1" });
     });
 
     test("of a group is kept as given, once", async () => {
@@ -29,7 +41,8 @@ export function chatsSuite(current: () => Store): void {
       const { anna } = await people(store, "anna");
       const made = newChat(anna, { groupId: (await groupOf(store, anna)).id });
       const chat = await chats.create(store, made);
-      expect(chat).toEqual({ ...made, systemPrompt: null, lastSeq: 0, updatedAt: at(), shared: true });
+      const unsaid = { key: null, systemPrompt: null, lastSeq: 0, clearedSeq: null };
+      expect(chat).toEqual({ ...made, ...unsaid, updatedAt: at(), shared: true });
       expect(await chats.create(store, made)).toEqual(chat);
       expect(await chats.findForMember(store, chat.id, anna.id)).toEqual(chat);
     });
@@ -40,13 +53,13 @@ export function chatsSuite(current: () => Store): void {
       const chat = await chatOf(store, anna);
       await chats.addUsers(store, chat.id, [ben.id], at(1));
       expect(await chats.update(store, chat.id, ben.id, { name: "mine" }, at(2))).toBeNull();
-      expect(await chats.remove(store, chat.id, ben.id)).toBe(false);
+      expect(await chats.remove(store, chat.id, ben.id)).toBeNull();
       const changed = { ...chat, name: "new", updatedAt: at(2), shared: true };
       expect(await chats.update(store, chat.id, anna.id, { name: "new" }, at(2))).toEqual(changed);
       expect(await chats.findForMember(store, chat.id, ben.id)).toEqual(changed);
       await said(store, chat, ben);
-      expect(await chats.remove(store, chat.id, anna.id)).toBe(true);
-      expect(await chats.remove(store, chat.id, anna.id)).toBe(false);
+      expect(await chats.remove(store, chat.id, anna.id)).toEqual([]);
+      expect(await chats.remove(store, chat.id, anna.id)).toBeNull();
       for (const table of [store.messages, store.chatUsers])
         expect(await store.db.select().from(table).where(eq(table.chatId, chat.id))).toEqual([]);
     });
@@ -170,7 +183,9 @@ export function chatsSuite(current: () => Store): void {
     const [annas, bens] = [await chatOf(store, anna), await chatOf(store, ben)];
     await said(store, annas, anna, { at: at(5) });
     const pair = (chat: { id: string }, user: Person) => ({ chatId: chat.id, userId: user.id });
-    const hers = { ...pair(annas, anna), lastSeq: 1, updatedAt: at(5) };
+    await messages.clear(store, annas.id, anna.id, at(6));
+    await said(store, annas, anna, { at: at(7) });
+    const hers = { ...pair(annas, anna), lastSeq: 2, clearedSeq: 1 };
     // Both see a chat, though not the one that is asked.
     expect(await chats.visibleAmong(store, [pair(annas, ben), pair(bens, anna)])).toEqual([]);
     const asked = [pair(annas, anna), pair(annas, ben), pair(annas, anna), pair({ id: uuidv7() }, anna)];
@@ -179,7 +194,7 @@ export function chatsSuite(current: () => Store): void {
 
     const strangers = Array.from({ length: 11_000 }, () => pair({ id: uuidv7() }, { id: uuidv7(), username: "" }));
     const many = await chats.visibleAmong(store, [pair(annas, anna), ...strangers, pair(bens, ben)]);
-    expect(many).toEqual([hers, { ...pair(bens, ben), lastSeq: 0, updatedAt: at() }]);
+    expect(many).toEqual([hers, { ...pair(bens, ben), lastSeq: 0, clearedSeq: null }]);
   });
 
   describe("the list", () => listSuite(current));

@@ -86,8 +86,9 @@ function claimSuite(
     const store = current();
     const { anna } = await people(store, "anna");
     const chat = await chatOf(store, anna);
-    await said(store, chat, anna, { prompt: "one" }, { reply: "eins", contextTokens: 5 });
-    await said(store, chat, anna, { prompt: "two" }, { reply: "zwei", contextTokens: 6 });
+    const image = "https://images.example/one.png";
+    const one = await said(store, chat, anna, { prompt: "one", image }, { reply: "eins", contextTokens: 5 });
+    const two = await said(store, chat, anna, { prompt: "two" }, { reply: "zwei", contextTokens: 6 });
     const claim = newClaim(chat, anna, { prompt: 'naïve 🎉 "it\'s" \\ \n日本', at: at(3), model: "o9" });
     const { chat: found, message, pairs, systemPrompt } = await claimed(store, claim);
     expect(found).toEqual({ ...chat, lastSeq: 3, updatedAt: at(3) });
@@ -96,12 +97,12 @@ function claimSuite(
       ...{ id: claim.id, chatId: chat.id, seq: 3, userId: anna.id, username: anna.username, state: "streaming" },
       ...{ prompt: claim.prompt, reply: "", model: "o9", requestId: claim.requestId, fingerprint: "print" },
       ...{ contextTokens: null, promptTokens: null, completionTokens: null, stoppedBy: null, errorCode: null },
-      ...{ createdAt: at(3), updatedAt: at(3) },
+      ...{ flagged: null, image: null, createdAt: at(3), updatedAt: at(3) },
     });
     const { username } = anna;
     expect(pairs).toEqual([
-      { prompt: "two", reply: "zwei", username, tokens: 6 },
-      { prompt: "one", reply: "eins", username, tokens: 5 },
+      { id: two.id, prompt: "two", reply: "zwei", image: null, username, tokens: 6 },
+      { id: one.id, prompt: "one", reply: "eins", image, username, tokens: 5 },
     ]);
     expect((await claimed(store, newClaim(chat, anna))).message.model).toBe("gpt-4o");
   });
@@ -244,7 +245,14 @@ function endSuite(current: () => Store, lastSeq: (chat: { id: string; ownerId: s
     const chat = await chatOf(store, anna);
     const claim = newClaim(chat, anna);
     const { message } = await claimed(store, claim);
-    const end = ending({ state: "stopped", reply: "half 🎉", stoppedBy: ben.id, errorCode: "e", contextTokens: 2 ** 30 });
+    const end = ending({
+      state: "stopped",
+      reply: "half 🎉",
+      stoppedBy: ben.id,
+      errorCode: "e",
+      contextTokens: 2 ** 30,
+      flagged: "a,b/c",
+    });
     expect(await messages.end(store, claim, end, at(5))).toEqual({ ...message, ...end, updatedAt: at(5) });
     expect(await messages.find(store, claim)).toEqual({ ...message, ...end, updatedAt: at(5) });
     expect(await changedAt(store, chat)).toEqual(at(5));
@@ -290,7 +298,8 @@ function endSuite(current: () => Store, lastSeq: (chat: { id: string; ownerId: s
     const [chat, other] = [await chatOf(store, anna), await chatOf(store, anna)];
     const claim = newClaim(chat, anna, { at: at(1) });
     const { message } = await claimed(store, claim);
-    expect(await messages.end(store, { id: claim.id, chatId: other.id }, ending(), at(9))).toBeNull();
+    expect(await messages.end(store, { ...claim, chatId: other.id }, ending(), at(9))).toBeNull();
+    expect(await messages.end(store, { ...claim, requestId: uuidv7() }, ending(), at(9))).toBeNull();
     expect(await messages.find(store, { id: claim.id, chatId: other.id })).toBeNull();
     expect(await messages.find(store, claim)).toEqual(message);
     await messages.remove(store, claim, anna.id);
@@ -324,9 +333,12 @@ function endSuite(current: () => Store, lastSeq: (chat: { id: string; ownerId: s
       Promise.all([done, one, two, elsewhere].map(async (it) => (await messages.find(store, it))?.stoppedBy));
     expect(await messages.askToStop(store, chat.id, done.id, ben.id)).toEqual([]);
     expect(await messages.askToStop(store, other.id, one.id, ben.id)).toEqual([]);
-    expect(await messages.askToStop(store, chat.id, one.id, ben.id)).toEqual([one.id]);
+    expect(await messages.askToStop(store, chat.id, one.id, ben.id)).toEqual([{ id: one.id, requestId: one.requestId }]);
     expect(await stoppers()).toEqual([null, ben.id, null, null]);
-    expect((await messages.askToStop(store, chat.id, undefined, anna.id)).toSorted()).toEqual([one.id, two.id].toSorted());
+    const asked = await messages.askToStop(store, chat.id, undefined, anna.id);
+    expect(new Map(asked.map(({ id, requestId }) => [id, requestId]))).toEqual(
+      new Map([one, two].map(({ id, requestId }) => [id, requestId])),
+    );
     expect(await stoppers()).toEqual([null, ben.id, anna.id, null]);
     expect(await changedAt(store, chat)).toEqual(at());
   });

@@ -5,11 +5,16 @@ import * as users from "../../lib/repo/users.ts";
 import { type Store, StoreError, storeError } from "../../lib/store/store.ts";
 import { at, newUser } from "./people.ts";
 import { chatsSuite } from "./suite-chats.ts";
+import { clearSuite } from "./suite-clear.ts";
 import { eventsSuite } from "./suite-events.ts";
+import { expirySuite } from "./suite-expiry.ts";
 import { groupsSuite } from "./suite-groups.ts";
+import { imagesSuite } from "./suite-images.ts";
 import { ledgerSuite } from "./suite-ledger.ts";
 import { messagesSuite } from "./suite-messages.ts";
 import { peopleSuite } from "./suite-people.ts";
+import { settingsSuite } from "./suite-settings.ts";
+import { templatesSuite } from "./suite-templates.ts";
 
 /** An adapter under test: each call opens a store over new, empty data. */
 export type Adapter = { name: string; open(): Promise<{ store: Store; close(): Promise<void> }> };
@@ -32,6 +37,11 @@ export function storeSuite({ name, open }: Adapter): void {
     describe("groups", () => groupsSuite(current));
     describe("chats", () => chatsSuite(current));
     describe("messages", () => messagesSuite(current));
+    describe("a clear", () => clearSuite(current));
+    describe("expiry", () => expirySuite(current));
+    describe("images", () => imagesSuite(current));
+    describe("settings", () => settingsSuite(current));
+    describe("templates", () => templatesSuite(current));
   });
 }
 

@@ -1,5 +1,5 @@
 import { PGlite, types } from "@electric-sql/pglite";
-import type { SQL } from "drizzle-orm";
+import { type SQL, sql as fragment } from "drizzle-orm";
 import { PgDialect } from "drizzle-orm/pg-core";
 import { drizzle } from "drizzle-orm/pglite";
 import { migrate } from "../../lib/store/migrate.ts";
@@ -33,6 +33,8 @@ export async function openPglite(): Promise<Store> {
     run: transaction,
     migrate: () =>
       migrate({ folder: "postgres", parameter: "$1", transaction: async (list) => (await transaction(list)).at(-1) ?? [] }),
+    expiredAt: () => null,
+    leavingTaken: fragment`for update skip locked`,
     ping: async () => void (await transaction([{ sql: "select 1", params: [] }])),
     close: () => client.close(),
   };

@@ -22,7 +22,7 @@ export const removeMessage = endpoint({
       forbid("Only its author and the owner of the chat may delete a message.");
     if (!message || !(await messages.remove(deps.store, key, caller.userId))) throw new ApiError("not_found");
     // A wish to stop outlives the message, and would stop another one that is given the same id.
-    if (message.state === "streaming") await tellToStop(deps, chat.id, [messageId], caller.userId);
+    if (message.state === "streaming") await tellToStop(deps, chat.id, [message], caller.userId);
     await announce(deps, chat.id, { t: "deleted", id: messageId });
     return {};
   },
