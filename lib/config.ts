@@ -25,6 +25,8 @@ const list = z
   )
   .prefault("");
 const modelName = z.string().regex(/^[\x21-\x7e]{1,128}$/, "is not the name of a model");
+const projectId = z.string().regex(/^[a-z0-9.:-]{1,100}$/, "is not the id of a project");
+const serviceName = z.string().max(128, "is longer than 128 characters");
 const httpUrl = z.string().refine(isHttpUrl, "is not an http or https address");
 
 /** Every setting, by its name in the environment, as `.env.example` shows them. */
@@ -99,6 +101,18 @@ export const settings = z.object({
   TRUST_HOPS: setting(
     wholeWithin(0, 10).optional(),
     "Proxies in front that append to X-Forwarded-For. Default: 0 on one machine, 1 in the cloud.",
+  ),
+  GOOGLE_CLOUD_PROJECT: setting(
+    projectId.optional(),
+    "The id of the Google Cloud project, by which lines of the log in the cloud belong to their traces.",
+  ),
+  OTEL_EXPORTER_OTLP_ENDPOINT: setting(
+    httpUrl.optional(),
+    "The base address of an OpenTelemetry collector (OTLP over HTTP), such as http://localhost:4318. Absent: no spans and metrics. Its headers stand in OTEL_EXPORTER_OTLP_HEADERS.",
+  ),
+  OTEL_SERVICE_NAME: setting(
+    serviceName.optional(),
+    "What this is called in spans and metrics. Default: proxy-gpt; in the cloud the function's name.",
   ),
   UPSTREAM_TIMEOUT: setting(whole(600, 1, 3_600), "Seconds to wait for the upstream's first byte."),
   SIGNIN_PER_MINUTE: setting(whole(20, 1), "Sign-in tries a minute and address."),
@@ -190,6 +204,11 @@ export function readConfig(env: Record<string, string | undefined>, needs: reado
     allowedOrigins: new Set(s.ALLOWED_ORIGINS),
     proxy: { policy: s.PROXY_POLICY, deny: s.PROXY_DENY },
     audit: { bodyBytes: s.LOG_BODIES === "on" ? s.LOG_BODY_BYTES : 0, retentionMs: s.RETENTION_DAYS * DAY_MS },
+    project: s.GOOGLE_CLOUD_PROJECT,
+    /** Null: nothing of OpenTelemetry is loaded. */
+    telemetry: s.OTEL_EXPORTER_OTLP_ENDPOINT
+      ? { endpoint: s.OTEL_EXPORTER_OTLP_ENDPOINT, service: s.OTEL_SERVICE_NAME ?? (env.K_SERVICE || "proxy-gpt") }
+      : null,
     trustHops: s.TRUST_HOPS ?? (cloud ? 1 : 0),
     throttle: { signinPerMinute: s.SIGNIN_PER_MINUTE, signupPerHour: s.SIGNUP_PER_HOUR, signinFailures: s.SIGNIN_FAILURES },
   };

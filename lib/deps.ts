@@ -9,10 +9,11 @@ import { openBus } from "./bus/open.ts";
 import { createGenerations, type Generations } from "./chat/generation.ts";
 import { createLive, type Live } from "./chat/live.ts";
 import type { Config } from "./config.ts";
-import { createUpstream, type Upstream } from "./llm/upstream.ts";
+import { createUpstream, OPENAI, type Upstream } from "./llm/upstream.ts";
 import { createLog, describeError, type Log } from "./log.ts";
 import { openStore } from "./store/open.ts";
 import type { Store } from "./store/store.ts";
+import type { Telemetry } from "./telemetry/telemetry.ts";
 
 /** What one instance is made of. Time, ids and randomness come from here, so that a test can set them. */
 export type Deps = {
@@ -33,6 +34,8 @@ export type Deps = {
   readonly generations: Generations;
   /** Throws where the function has no upstream configured. */
   readonly upstream: Upstream;
+  /** Null unless a collector is configured. */
+  readonly telemetry: Telemetry | null;
   /** Waits for ends that are still to be written, up to the deadline, then lets go of every connection. */
   close(deadlineMs: number): Promise<void>;
 };
@@ -40,6 +43,8 @@ export type Deps = {
 export type Sources = Partial<Pick<Deps, "log" | "now" | "newId" | "random">> & {
   /** How often running work is authorised again. */
   authorizeEveryMs?: number;
+  /** How often spans and metrics are sent. */
+  telemetryEveryMs?: number;
 };
 
 /** How many group commits may be under way at once: SQLite works in this thread, the others wait on a network. */
@@ -50,21 +55,27 @@ export async function createDeps(config: Config, sources: Sources = {}): Promise
   const { log = createLog(), now = Date.now, newId = createIds(), random = randomBytes } = sources;
   const { expireMs } = config.chat;
   const expiredAt = () => (expireMs === 0 ? null : new Date(now() - expireMs));
-  const store = { ...(await openStore(config.store)), expiredAt };
+  const telemetry = await openTelemetry(config, newId, log, sources.telemetryEveryMs);
+  const opened: Store = { ...(await openStore(config.store)), expiredAt };
+  const store = telemetry?.watchStore(opened) ?? opened;
   const { slidingMs } = config.session;
-  const ledger = createLedger({ store, log, now, slidingMs, inFlight: IN_FLIGHT[config.store.kind] });
+  const writer = createLedger({ store, log, now, slidingMs, inFlight: IN_FLIGHT[config.store.kind] });
+  const ledger = telemetry?.watchLedger(writer) ?? writer;
   const passwords = createPasswords();
   const { authorizeEveryMs: everyMs } = sources;
   const rounds = { store, log, ...(everyMs !== undefined && { everyMs }) };
   const revocation = createRevocation({ ...rounds, now });
-  const bus = await openBus(config.bus, {
+  const line = await openBus(config.bus, {
     onError: (error) => log({ severity: "ERROR", message: "not told on", ...describeError(error) }),
   });
+  const bus = telemetry?.watchBus(line) ?? line;
   const live = createLive({ bus, store, log, now, onMembers: () => membership.check() });
   const membership: Membership = createMembership({ ...rounds, onChat: live.notice });
   let upstream: Upstream | undefined;
   const openUpstream = () => {
-    upstream ??= createUpstream(config.upstream);
+    if (upstream) return upstream;
+    const plain = createUpstream(config.upstream);
+    upstream = telemetry?.watchUpstream(plain) ?? plain;
     return upstream;
   };
   const generations = createGenerations({
@@ -90,18 +101,28 @@ export async function createDeps(config: Config, sources: Sources = {}): Promise
     get upstream() {
       return openUpstream();
     },
+    telemetry,
     close: async (deadlineMs) => {
       revocation.close();
       membership.close();
       live.close();
-      await ledger
+      const settled = ledger
         .settled(deadlineMs)
         .catch((error) => log({ severity: "ERROR", message: "stopped early", error: String(error) }));
+      await Promise.all([settled, telemetry?.close(deadlineMs)]);
       await upstream?.close();
       await bus.close();
       await store.close();
     },
   };
+}
+
+/** Spans and metrics where a collector is configured; only then is anything of OpenTelemetry loaded. */
+async function openTelemetry({ telemetry, upstream }: Config, newId: () => string, log: Log, everyMs: number | undefined) {
+  if (!telemetry) return null;
+  const { openOtel } = await import("./telemetry/otel.ts");
+  const to = new URL(upstream.url ?? OPENAI);
+  return openOtel({ ...telemetry, instance: newId(), upstream: to, log, ...(everyMs !== undefined && { everyMs }) });
 }
 
 /** UUIDv7, with its random bits drawn in bulk: one id a request is on the path of all of them. */

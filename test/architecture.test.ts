@@ -41,6 +41,7 @@ const ADAPTERS: Record<string, RegExp> = {
   "drizzle-orm": /^(lib\/(store|repo)|schema)\//,
   "drizzle-kit": /^schema\//,
   commander: /^cli\//,
+  "@opentelemetry": /^lib\/telemetry\/otel\.ts$/,
   uuidv7: /^lib\/deps\.ts$/,
 };
 

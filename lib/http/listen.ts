@@ -8,6 +8,7 @@ import { type FunctionSpec, isRelay, type RawRequest } from "./endpoint.ts";
 import { ApiError, type ErrorCode } from "./error.ts";
 import { BODY_WITHIN_MS } from "./input.ts";
 import { hangUp, sendError, sendErrorByHand } from "./raw.ts";
+import { beginRequest, endRequest } from "./request-log.ts";
 import { streamFinder } from "./routes.ts";
 import { createApp } from "./serve.ts";
 import { serveStream } from "./stream.ts";
@@ -35,6 +36,7 @@ export type Listener = {
 
 export function createListener(functions: readonly FunctionSpec[], deps: Deps, limits: Partial<StreamLimits> = {}): Listener {
   const viewers = createViewers(limits);
+  deps.telemetry?.countStreams(() => viewers.size);
   const hono = getRequestListener(createApp(functions, deps, viewers).fetch, { overrideGlobalObjects: false });
   const findRelay = relayFinder(functions, deps);
   const findStream = streamFinder(functions);
@@ -59,9 +61,9 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps, l
 
   const refuse = (req: IncomingMessage, res: ServerResponse, code: ErrorCode) => {
     const error = new ApiError(code);
-    const requestId = deps.newId();
-    deps.log({ severity: "INFO", message: `refused ${error.status}`, requestId, status: error.status, code });
-    sendError(req, res, error, requestId, deps);
+    const begun = beginRequest(req, deps);
+    sendError(req, res, error, begun.id, deps);
+    endRequest(begun, { what: "refused", userId: null, status: error.status, code }, deps);
   };
   const request = (req: IncomingMessage, res: ServerResponse) => {
     if (stopping) {

@@ -3,6 +3,7 @@ import type { Duplex } from "node:stream";
 import type { Deps } from "../deps.ts";
 import { corsHeaders, SECURITY_HEADERS } from "./browser.ts";
 import type { ApiError } from "./error.ts";
+import { beginUnread, endRequest } from "./request-log.ts";
 
 /** Answers a raw request with the one envelope, unless it is too late for that. */
 export function sendError(req: IncomingMessage, res: ServerResponse, error: ApiError, id: string, deps: Deps): void {
@@ -26,13 +27,12 @@ export const isUnread = ({ complete, headers }: IncomingMessage): boolean =>
 
 /** The same where there is no request to answer: the bytes of the answer, and the end of the connection. */
 export function sendErrorByHand(socket: Duplex, error: ApiError, deps: Deps): void {
-  const requestId = deps.newId();
-  deps.log({ severity: "INFO", message: `refused ${error.status}`, requestId, status: error.status, code: error.code });
-  const body = JSON.stringify(error.envelope(requestId));
+  const begun = beginUnread(deps);
+  const body = JSON.stringify(error.envelope(begun.id));
   const headers = {
     ...SECURITY_HEADERS,
     ...corsHeaders(undefined, deps.config.allowedOrigins),
-    "x-proxy-gpt-request-id": requestId,
+    "x-proxy-gpt-request-id": begun.id,
     "content-type": "application/json",
     "content-length": Buffer.byteLength(body),
     connection: "close",
@@ -40,6 +40,7 @@ export function sendErrorByHand(socket: Duplex, error: ApiError, deps: Deps): vo
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
   socket.write(`HTTP/1.1 ${error.status} Refused\r\n${lines.join("")}\r\n${body}`);
   hangUp(socket);
+  endRequest(begun, { what: "refused", userId: null, status: error.status, code: error.code }, deps);
 }
 
 /** How long what a client still sends is let run off: a connection that is closed over it is reset, and the answer lost. */

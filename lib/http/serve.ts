@@ -2,7 +2,6 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { HttpBindings } from "@hono/node-server";
 import { Hono } from "hono";
 import type { Deps } from "../deps.ts";
-import { describeError } from "../log.ts";
 import { storeError } from "../store/store.ts";
 import { admitted } from "./admission.ts";
 import { type StreamedAnswer, streamedAnswer } from "./answer.ts";
@@ -15,6 +14,7 @@ import { complete, type EventSoFar, newEvent } from "./event.ts";
 import { Frame } from "./frame.ts";
 import { probes } from "./probes.ts";
 import { isUnread } from "./raw.ts";
+import { beginRequest, endRequest, logFailure } from "./request-log.ts";
 import { allowed, entryOf, type Methods, routesOf } from "./routes.ts";
 import type { Viewer } from "./viewer.ts";
 import type { Viewers } from "./viewers.ts";
@@ -51,8 +51,8 @@ type Asked = { req: IncomingMessage; res: ServerResponse; methods: Methods; para
 
 /** One request's whole life. */
 async function respond({ req, res, methods, parameters }: Asked, viewers: Viewers, deps: Deps): Promise<Response> {
-  const id = deps.newId();
-  const startedMs = performance.now();
+  const begun = beginRequest(req, deps);
+  const { id } = begun;
   const headers = headersFor(req, id, deps);
   const target = splitTarget(req.url ?? "/");
   const event = newEvent();
@@ -74,22 +74,14 @@ async function respond({ req, res, methods, parameters }: Asked, viewers: Viewer
     status = error.status;
     body = JSON.stringify(error.envelope(id));
     for (const [name, value] of Object.entries(error.headers)) headers.set(name, value);
-    if (error.status >= 500)
-      deps.log({ severity: "ERROR", message: "request failed", requestId: id, ...describeError(error.cause ?? error) });
+    if (error.status >= 500) logFailure(id, error.cause ?? error, deps);
   }
   // What was begun as a stream ends as one.
   stream?.viewer.end(error?.code ?? null, error && stream.viewer.begun ? new Frame(body, { event: "failed" }) : undefined);
   await complete(event, { status, errorCode: error?.code ?? null }, body);
-  deps.log({
-    severity: "INFO",
-    message: `${req.method} ${target.path} ${status}`,
-    requestId: id,
-    endpoint: entry?.name,
-    userId: event.known.userId ?? null,
-    status,
-    ms: Math.round(performance.now() - startedMs),
-    code: error?.code,
-  });
+  const what = `${req.method} ${target.path}`;
+  const userId = event.known.userId ?? null;
+  endRequest(begun, { what, entry, userId, status, code: error?.code ?? null }, deps);
   if (stream?.finish()) return new Response(null, { headers: ALREADY_SENT });
   headers.set("content-type", "application/json");
   if (isUnread(req)) headers.set("connection", "close");

@@ -8,6 +8,7 @@ import type { AnyStream } from "./endpoint.ts";
 import { ApiError } from "./error.ts";
 import { complete, type EventSoFar, newEvent } from "./event.ts";
 import { sendError } from "./raw.ts";
+import { type Begun, beginRequest, type Ended, endRequest, logFailure } from "./request-log.ts";
 import { headersFor, toApiError } from "./serve.ts";
 import { SseViewer, writeStreamHead } from "./sse.ts";
 import type { Ending, SocketViewer } from "./viewer.ts";
@@ -19,7 +20,7 @@ export type StreamRequest = { entry: AnyStream; req: IncomingMessage; res: Serve
 /** What is left of a request once its stream flows, and all that is kept meanwhile. */
 type Flowing = { viewer: SocketViewer; event: EventSoFar; detach(): void; told: Told };
 /** What its line of the log says. */
-type Told = { id: string; method: string; path: string; endpoint: string; startedMs: number };
+type Told = Pick<Ended, "what" | "entry"> & { begun: Begun };
 
 /** The whole life of a stream: what comes before it is as for an endpoint, and its event is completed when it is over. */
 export function serveStream(asked: StreamRequest, viewers: Viewers, deps: Deps): Promise<void> {
@@ -30,9 +31,10 @@ export function serveStream(asked: StreamRequest, viewers: Viewers, deps: Deps):
 async function begin(asked: StreamRequest, viewers: Viewers, deps: Deps): Promise<Flowing | null> {
   const { entry, req, res } = asked;
   if (!(await itsTurn(req, res))) return null;
-  const id = deps.newId();
+  const begun = beginRequest(req, deps);
+  const { id } = begun;
   const target = splitTarget(req.url ?? "/");
-  const told = { id, method: req.method ?? "", path: target.path, endpoint: entry.name, startedMs: performance.now() };
+  const told = { begun, what: `${req.method} ${target.path}`, entry };
   const event = newEvent();
   try {
     const headers = headersFor(req, id, deps);
@@ -66,8 +68,7 @@ async function begin(asked: StreamRequest, viewers: Viewers, deps: Deps): Promis
     return { viewer, event, detach, told };
   } catch (thrown) {
     const error = toApiError(thrown);
-    if (error.status >= 500)
-      deps.log({ severity: "ERROR", message: "request failed", requestId: id, ...describeError(error.cause ?? error) });
+    if (error.status >= 500) logFailure(id, error.cause ?? error, deps);
     await complete(event, { status: error.status, errorCode: error.code }, null);
     sendError(req, res, error, id, deps);
     log(told, event, error.status, error.code, deps);
@@ -90,7 +91,8 @@ async function flow({ viewer, event, detach, told }: Flowing, deps: Deps): Promi
     errorCode = "internal";
     cause = thrown;
   }
-  if (cause !== undefined) deps.log({ severity: "ERROR", message: "stream failed", requestId: told.id, ...describeError(cause) });
+  if (cause !== undefined)
+    deps.log({ severity: "ERROR", message: "stream failed", requestId: told.begun.id, ...describeError(cause) });
   const ended = endingOf(viewer, errorCode);
   await complete(event, ended, null);
   if (viewer.begun) viewer.finish({ errorCode });
@@ -117,21 +119,6 @@ function lastEventId({ headers }: IncomingMessage, { after }: { after?: string }
   return (typeof header === "string" ? header : "") || after || null;
 }
 
-function log(
-  { id, method, path, endpoint, startedMs }: Told,
-  event: EventSoFar,
-  status: number,
-  code: string | null,
-  deps: Deps,
-) {
-  deps.log({
-    severity: "INFO",
-    message: `${method} ${path} ${status}`,
-    requestId: id,
-    endpoint,
-    userId: event.known.userId ?? null,
-    status,
-    ms: Math.round(performance.now() - startedMs),
-    code: code ?? undefined,
-  });
+function log({ begun, what, entry }: Told, event: EventSoFar, status: number, code: string | null, deps: Deps): void {
+  endRequest(begun, { what, entry, userId: event.known.userId ?? null, status, code }, deps);
 }

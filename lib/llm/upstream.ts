@@ -56,7 +56,8 @@ export type UpstreamOptions = {
   stallMs?: number;
 };
 
-const OPENAI = "https://api.openai.com";
+/** Where calls go unless told. */
+export const OPENAI = "https://api.openai.com";
 const CONNECT_TIMEOUT_MS = 5_000;
 const STALL_MS = 60_000;
 

@@ -4,7 +4,7 @@ import { corsPairs } from "../http/browser.ts";
 import type { Call } from "../http/endpoint.ts";
 import { ApiError } from "../http/error.ts";
 import { sendError } from "../http/raw.ts";
-import { describeError } from "../log.ts";
+import { logFailure } from "../http/request-log.ts";
 import type { Outcome } from "../repo/ledger.ts";
 import { beginningBytes, MODEL_SEARCH_BYTES, modelInBody, requestAccount, usageOf } from "./account.ts";
 import { requestHeaders, responseHeaders } from "./headers.ts";
@@ -149,7 +149,7 @@ export class Exchange implements Dispatcher.DispatchHandler {
 
   #fail(error: ApiError): void {
     const { id, deps } = this.#call;
-    deps.log({ severity: "ERROR", message: "request failed", requestId: id, ...describeError(error.cause ?? error) });
+    logFailure(id, error.cause ?? error, deps);
     this.#upload.discard();
     void this.#finish({ status: error.status, errorCode: error.code }, () => sendError(this.#req, this.#res, error, id, deps));
   }
@@ -172,7 +172,7 @@ export class Exchange implements Dispatcher.DispatchHandler {
       await deps.ledger.close(id, this.#outcome(result));
       end();
     } catch (error) {
-      deps.log({ severity: "ERROR", message: "request failed", requestId: id, ...describeError(error) });
+      logFailure(id, error, deps);
       this.#res.destroy();
     }
     this.#done(result);

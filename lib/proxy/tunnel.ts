@@ -6,8 +6,8 @@ import { withoutKeyProtocol } from "../http/credentials.ts";
 import type { Call, RawRequest } from "../http/endpoint.ts";
 import { ApiError } from "../http/error.ts";
 import { hangUp, sendError } from "../http/raw.ts";
+import { beginRequest, endRequest, logFailure } from "../http/request-log.ts";
 import { toApiError } from "../http/serve.ts";
-import { describeError } from "../log.ts";
 import type { Outcome } from "../repo/ledger.ts";
 import { modelInQuery } from "./account.ts";
 import { CLIENT_GONE, type Exchanged, REVOKED } from "./exchange.ts";
@@ -25,8 +25,8 @@ const EARLY_BYTES = 65_536;
  */
 export async function relayUpgrade(raw: RawRequest, socket: Duplex, head: Buffer): Promise<void> {
   const { req, deps } = raw;
-  const id = deps.newId();
-  const startedMs = performance.now();
+  const begun = beginRequest(req, deps);
+  const { id } = begun;
   const res = new ServerResponse(req);
   res.assignSocket(socket as Socket);
   res.shouldKeepAlive = false;
@@ -45,16 +45,9 @@ export async function relayUpgrade(raw: RawRequest, socket: Duplex, head: Buffer
     sendError(req, res, error, id, deps);
     result = { status: error.status, errorCode: error.code };
   }
-  deps.log({
-    severity: "INFO",
-    message: `UPGRADE ${raw.relay.name} ${result.status}`,
-    requestId: id,
-    endpoint: raw.relay.name,
-    userId: call?.caller?.userId ?? null,
-    status: result.status,
-    ms: Math.round(performance.now() - startedMs),
-    code: result.errorCode ?? undefined,
-  });
+  const { status, errorCode } = result;
+  const userId = call?.caller?.userId ?? null;
+  endRequest(begun, { what: `UPGRADE ${raw.relay.name}`, entry: raw.relay, userId, status, code: errorCode }, deps);
 }
 
 function tunnel(
@@ -82,7 +75,7 @@ function tunnel(
     };
     const fail = (error: ApiError) => {
       if (over) return;
-      deps.log({ severity: "ERROR", message: "request failed", requestId: call.id, ...describeError(error.cause ?? error) });
+      logFailure(call.id, error.cause ?? error, deps);
       finish({ status: error.status, errorCode: error.code }, () => sendError(req, res, error, call.id, deps));
     };
     if (socket.destroyed) return finish(CLIENT_GONE, () => {});

@@ -6,8 +6,8 @@ import { type Entered, enter, refuseAnonymous, splitTarget } from "../http/door.
 import type { Call, RawRequest } from "../http/endpoint.ts";
 import { ApiError } from "../http/error.ts";
 import { sendError } from "../http/raw.ts";
+import { beginRequest, endRequest, logFailure } from "../http/request-log.ts";
 import { toApiError } from "../http/serve.ts";
-import { describeError } from "../log.ts";
 import { beginningBytes } from "./account.ts";
 import { Exchange, type Exchanged } from "./exchange.ts";
 import { provenTarget } from "./path.ts";
@@ -22,8 +22,8 @@ const policies = new WeakMap<Deps, ReturnType<typeof createPolicy>>();
 /** One request to `/v1` and its whole life: what may not pass is refused before anything is written or sent. */
 export async function relayRequest(raw: RawRequest, res: ServerResponse): Promise<void> {
   const { req, deps } = raw;
-  const id = deps.newId();
-  const startedMs = performance.now();
+  const begun = beginRequest(req, deps);
+  const { id } = begun;
   if (isPreflight(req.method, req.headers)) {
     const cors = corsHeaders(req.headers.origin, deps.config.allowedOrigins);
     const ours = { ...SECURITY_HEADERS, "x-proxy-gpt-request-id": id };
@@ -42,21 +42,13 @@ export async function relayRequest(raw: RawRequest, res: ServerResponse): Promis
     upload?.discard();
     const error = toApiError(thrown);
     sendError(req, res, error, id, deps);
-    if (error.status >= 500)
-      deps.log({ severity: "ERROR", message: "request failed", requestId: id, ...describeError(error.cause ?? error) });
+    if (error.status >= 500) logFailure(id, error.cause ?? error, deps);
     result = { status: error.status, errorCode: error.code };
   }
   const { status, errorCode } = result;
-  deps.log({
-    severity: "INFO",
-    message: `${req.method} ${raw.relay.name} ${status}`,
-    requestId: id,
-    endpoint: raw.relay.name,
-    userId: call?.caller?.userId ?? null,
-    status,
-    ms: Math.round(performance.now() - startedMs),
-    code: errorCode ?? undefined,
-  });
+  const what = `${req.method} ${raw.relay.name}`;
+  const userId = call?.caller?.userId ?? null;
+  endRequest(begun, { what, entry: raw.relay, userId, status, code: errorCode }, deps);
 }
 
 /** The target, once it is proven that it stays below `/v1/`. Throws `not_found`, `bad_target`, `method_not_allowed`. */

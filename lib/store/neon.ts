@@ -1,5 +1,5 @@
 import { neon, neonConfig, types as neonTypes } from "@neondatabase/serverless";
-import { type SQL, sql as fragment } from "drizzle-orm";
+import { sql as fragment, type SQL } from "drizzle-orm";
 import { drizzle } from "drizzle-orm/neon-http";
 import { PgDialect } from "drizzle-orm/pg-core";
 import { request } from "undici";

@@ -1,4 +1,4 @@
-import { type SQL, sql as fragment } from "drizzle-orm";
+import { sql as fragment, type SQL } from "drizzle-orm";
 import { drizzle } from "drizzle-orm/node-postgres";
 import { PgDialect } from "drizzle-orm/pg-core";
 import pg from "pg";

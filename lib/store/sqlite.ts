@@ -1,4 +1,4 @@
-import { type SQL, sql as fragment } from "drizzle-orm";
+import { sql as fragment, type SQL } from "drizzle-orm";
 import { SQLiteAsyncDialect } from "drizzle-orm/sqlite-core";
 import { drizzle } from "drizzle-orm/sqlite-proxy";
 import Database from "libsql";

@@ -43,7 +43,13 @@ function held(message: MessageView): { publisher: Publisher; release(): void; wr
     await through;
     return bus.append(...frame);
   };
-  const publisher = createPublisher({ bus: { ...bus, append }, log: () => {} }, message, true, () => {}, async () => true);
+  const publisher = createPublisher(
+    { bus: { ...bus, append }, log: () => {} },
+    message,
+    true,
+    () => {},
+    async () => true,
+  );
   return { publisher, release, writes: () => writes };
 }
 
