@@ -1,55 +1,48 @@
 import { rm } from "node:fs/promises";
 import { build } from "esbuild";
+import { buildFunction, FUNCTIONS } from "./build/functions.mjs";
+import { reportOn } from "./build/report.mjs";
 
 /** Native modules ship prebuilt and stay outside; drivers are loaded by their adapters alone. */
 const EXTERNAL = ["libsql", "argon2", "pg", "pg-native", "bufferutil", "utf-8-validate"];
-const FUNCTIONS = ["user", "group", "chat", "proxy", "system", "mod", "img"];
-/** What one machine needs is not in the cloud: its adapters are left out of a function's bundle. */
-const NOT_IN_CLOUD = /\/lib\/(store\/(sqlite|postgres)|bus\/redis)\.ts$/;
 
-const common = {
-  bundle: true,
-  platform: "node",
-  target: "node20",
-  format: "esm",
-  minify: true,
-  sourcemap: true,
-  external: EXTERNAL,
-  logLevel: "warning",
-  // Bundled CommonJS asks for `require`, which a module does not have.
-  banner: {
-    js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);',
-  },
-};
-
-/** `dist/local`: the command. `dist/<function>`: what functions-framework runs. */
+/** `dist/local`: the command. */
 const local = () =>
   build({
-    ...common,
     entryPoints: ["cli/main.ts"],
     outdir: "dist/local",
     outExtension: { ".js": ".mjs" },
     splitting: true,
     chunkNames: "[name]-[hash]",
+    bundle: true,
+    platform: "node",
+    target: "node20",
+    format: "esm",
+    minify: true,
+    sourcemap: true,
+    external: EXTERNAL,
+    logLevel: "warning",
+    // Bundled CommonJS asks for `require`, which a module does not have.
+    banner: {
+      js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);',
+    },
   });
 
-const cloud = (name) =>
-  build({
-    ...common,
-    entryPoints: [`functions/${name}/index.ts`],
-    outfile: `dist/${name}/index.mjs`,
-    plugins: [{ name: "not-in-cloud", setup: leaveOutAdapters }],
-  });
-
-function leaveOutAdapters({ onLoad }) {
-  onLoad({ filter: NOT_IN_CLOUD }, ({ path }) => ({
-    contents: `throw new Error(${JSON.stringify(`${path.split("/").at(-1)} is not part of a function`)});`,
-    loader: "js",
-  }));
+/** `dist/<function>`: what functions-framework runs. Says what is in each, and fails where that is too much. */
+async function functions() {
+  const problems = [];
+  console.log("function  KiB         the largest parts");
+  for (const name of FUNCTIONS) {
+    const report = reportOn(name, await buildFunction(name));
+    console.log(report.line);
+    problems.push(...report.problems);
+  }
+  for (const problem of problems) console.error(problem);
+  if (problems.length > 0) process.exitCode = 1;
 }
 
-const only = process.argv[2];
-if (only === undefined) await rm("dist", { recursive: true, force: true });
-else await rm("dist/local", { recursive: true, force: true });
+// `node build.mjs local` builds the command alone.
+const [only] = process.argv.slice(2);
+await rm(only === undefined ? "dist" : "dist/local", { recursive: true, force: true });
 await local();
-if (only === undefined) await Promise.all(FUNCTIONS.map(cloud));
+if (only === undefined) await functions();

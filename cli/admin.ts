@@ -11,6 +11,8 @@ import { prune } from "./admin/prune.ts";
 import { reset } from "./admin/reset.ts";
 import { printUsage } from "./admin/usage.ts";
 import { user } from "./admin/user.ts";
+import { formatOption } from "./print/format-option.ts";
+import { outputFailed } from "./print/output-failed.ts";
 import { FORMATS, type Format } from "./print/printer.ts";
 
 const MOST_EVENTS = 1_000_000_000;
@@ -20,7 +22,7 @@ export function addCommands(admin: Command): void {
   process.stdout.on("error", outputFailed);
   admin.showHelpAfterError(false);
   const add = (usage: string, description: string, formats: readonly Format[] = FORMATS) =>
-    admin.command(usage).description(description).addOption(format(formats));
+    admin.command(usage).description(description).addOption(formatOption(formats));
 
   add("list", "List every user").action(list);
   add("user <id>", "Show a user, by id or name, with their sessions, API keys and usage", ["table", "jsonl"]).action(user);
@@ -62,11 +64,6 @@ export function addCommands(admin: Command): void {
 
 const PASSWORD = "the new password; - or nothing: standard input, or asked for on a terminal";
 
-const format = (formats: readonly Format[]) =>
-  new Option("--format <format>", "how to print it")
-    .choices(formats)
-    .default(process.stdout.isTTY ? "table" : "jsonl", "table on a terminal, else jsonl");
-
 /** What Commander says of a word that it does not know may hold a password. */
 const secretive = (command: Command) =>
   command.configureOutput({
@@ -77,10 +74,3 @@ const secretive = (command: Command) =>
           : text,
       ),
   });
-
-/** A reader that has seen enough (`| head`) is no error. */
-function outputFailed(error: NodeJS.ErrnoException): void {
-  if (error.code === "EPIPE") process.exit();
-  console.error(`Standard output cannot be written (${error.code ?? "no reason given"}).`);
-  process.exit(1);
-}

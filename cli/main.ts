@@ -3,6 +3,7 @@ import { Command, CommanderError } from "commander";
 import { ConfigError } from "../lib/config.ts";
 import { version } from "../lib/version.ts";
 import { Failure } from "./failure.ts";
+import { addTransfer } from "./transfer/commands.ts";
 
 const program = new Command("proxy-gpt")
   .description("One OpenAI key, a whole team.")
@@ -23,6 +24,7 @@ program
   .command("env")
   .description("Print every setting, as .env.example has it")
   .action(async () => void process.stdout.write((await import("./env.ts")).envExample()));
+addTransfer(program);
 const admin = program.command("admin").description("Users and the audit log");
 // Its commands are read only where they are meant, so that a start does not wait for them.
 if (process.argv.includes("admin")) (await import("./admin.ts")).addCommands(admin);

@@ -163,7 +163,8 @@ export function readConfig(env: Record<string, string | undefined>, needs: reado
   const cloud = Boolean(env.K_SERVICE);
   const problems: string[] = [];
   const store = storeAddress(s.DB_ADDRESS ?? "file:proxy.db", s.NEON_ENDPOINT);
-  const bus = busAddress(s);
+  // A function that tells others nothing is not given what it takes.
+  const bus: BusAddress | null = cloud && !needs.includes("bus") ? { kind: "memory" } : busAddress(s);
   const aliases = modelAliases(s.MODEL_ALIASES);
   const signup = s.SIGNUP ?? (cloud ? "closed" : "open");
   const origins = s.ALLOWED_ORIGINS.filter((origin) => !isOrigin(origin));

@@ -13,30 +13,37 @@ export type Listing<R> = {
   below?(record: R): readonly string[];
 };
 
+/** Where printed text goes. */
+export type Output = Pick<NodeJS.WriteStream, "write"> & { columns?: number | undefined };
+
 /** Prints records a batch at a time. What comes before the first of them (titles) is printed by the first call, also of none. */
-export function printer<R extends Record<string, Value>>(format: Format, listing: Listing<R>): (records: readonly R[]) => void {
-  if (format === "jsonl") return (records) => lines(records.map(json));
+export function printer<R extends Record<string, Value>>(
+  format: Format,
+  listing: Listing<R>,
+  out: Output = process.stdout,
+): (records: readonly R[]) => void {
+  if (format === "jsonl") return (records) => lines(records.map(json), "\n", out);
   if (format === "csv") {
     let titles = [listing.fields.join(",")];
     return (records) => {
-      lines([...titles, ...records.map((record) => csvLine(listing.fields.map((field) => record[field] ?? null)))], "\r\n");
+      lines([...titles, ...records.map((record) => csvLine(listing.fields.map((field) => record[field] ?? null)))], "\r\n", out);
       titles = [];
     };
   }
-  const rows = table(listing.columns, process.stdout.columns ?? Number.POSITIVE_INFINITY);
+  const rows = table(listing.columns, out.columns ?? Number.POSITIVE_INFINITY);
   return (records) => {
     const formatted = rows(records);
     const titles = formatted.splice(0, formatted.length - records.length);
-    lines([...titles, ...formatted.flatMap((row, i) => [row, ...(listing.below?.(records[i] as R) ?? [])])]);
+    lines([...titles, ...formatted.flatMap((row, i) => [row, ...(listing.below?.(records[i] as R) ?? [])])], "\n", out);
   };
 }
 
 /** A record as a line of JSON that a terminal shows as it is. */
 export const json = (record: unknown): string => visibleJson(JSON.stringify(record));
 
-/** Writes whole lines to standard output. */
-export function lines(texts: readonly string[], end = "\n"): void {
-  if (texts.length > 0) process.stdout.write(texts.map((text) => text + end).join(""));
+/** Writes whole lines, to standard output unless told otherwise. */
+export function lines(texts: readonly string[], end = "\n", out: Output = process.stdout): void {
+  if (texts.length > 0) out.write(texts.map((text) => text + end).join(""));
 }
 
 /** The day of an instant, in UTC. */

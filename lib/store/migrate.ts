@@ -10,7 +10,7 @@ export type Migrations = {
 };
 
 // This file and the bundles of `npm run build` both stand two folders below the project's root.
-const root = new URL("../../schema/migrations/", import.meta.url);
+const root = () => new URL("../../schema/migrations/", import.meta.url);
 
 /**
  * Each migration is one transaction that first writes its own name. A second process that applies it at the same time
@@ -21,9 +21,9 @@ export async function migrate({ folder, transaction, parameter }: Migrations): P
   const rows = await transaction([{ sql: "select name from migrations", params: [] }]);
   const applied = new Set(rows.map(([name]) => String(name)));
   const added: string[] = [];
-  for (const name of await names(folder)) {
+  for (const name of await migrationNames(folder)) {
     if (applied.has(name)) continue;
-    const text = await readFile(new URL(`${folder}/${name}.sql`, root), "utf8");
+    const text = await readFile(new URL(`${folder}/${name}.sql`, root()), "utf8");
     const statements = text.split("--> statement-breakpoint").map((sql) => ({ sql, params: [] }));
     const mark = { sql: `insert into migrations (name) values (${parameter})`, params: [name] };
     try {
@@ -46,7 +46,8 @@ async function createLedger(transaction: Migrations["transaction"]) {
   });
 }
 
-async function names(folder: string): Promise<string[]> {
-  const journal: unknown = JSON.parse(await readFile(new URL(`${folder}/meta/_journal.json`, root), "utf8"));
+/** The migrations that this version has, oldest first. They have the same names for either dialect. */
+export async function migrationNames(folder: Migrations["folder"] = "postgres"): Promise<string[]> {
+  const journal: unknown = JSON.parse(await readFile(new URL(`${folder}/meta/_journal.json`, root()), "utf8"));
   return (journal as { entries: { tag: string }[] }).entries.map((entry) => entry.tag);
 }
