@@ -1,5 +1,5 @@
 import { PGlite, types } from "@electric-sql/pglite";
-import { type SQL, sql as fragment } from "drizzle-orm";
+import { sql as fragment, type SQL } from "drizzle-orm";
 import { PgDialect } from "drizzle-orm/pg-core";
 import { drizzle } from "drizzle-orm/pglite";
 import { migrate } from "../../lib/store/migrate.ts";
