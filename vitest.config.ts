@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 
 /** What takes long by its nature: leases that run out, killed processes, tables of everybody and everything, every store. */
 const LONG = [
-  "test/{objects,members,kill,framework,admin,admin-postgres}.test.ts",
+  "test/{objects,members,kill,framework,admin,admin-postgres,input,telemetry,chosen-lines}.test.ts",
   "test/export*.test.ts",
   "test/seed-lines.test.ts",
   "test/live/*.test.ts",
