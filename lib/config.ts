@@ -1,5 +1,6 @@
 import * as z from "zod";
 import type { BusAddress } from "./bus/bus.ts";
+import type { Need } from "./needs.ts";
 import type { StoreAddress } from "./store/open.ts";
 
 const HOUR_MS = 3_600_000;
@@ -141,9 +142,6 @@ export class ConfigError extends Error {
     this.problems = problems;
   }
 }
-
-/** What a function uses besides the store. In the cloud each is given only the secrets of what it uses. */
-export type Need = "upstream" | "bus";
 
 /** Parses the environment. In the cloud (Google sets K_SERVICE) nothing falls back to one machine's defaults. Throws `ConfigError`. */
 export function readConfig(env: Record<string, string | undefined>, needs: readonly Need[] = []) {

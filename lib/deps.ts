@@ -1,5 +1,4 @@
-import { randomBytes, randomFillSync } from "node:crypto";
-import { V7Generator } from "uuidv7";
+import { randomBytes } from "node:crypto";
 import { createLedger, type Ledger } from "./audit/ledger.ts";
 import { createMembership, type Membership } from "./auth/membership.ts";
 import { createPasswords, type Passwords } from "./auth/passwords.ts";
@@ -9,6 +8,7 @@ import { openBus } from "./bus/open.ts";
 import { createGenerations, type Generations } from "./chat/generation.ts";
 import { createLive, type Live } from "./chat/live.ts";
 import type { Config } from "./config.ts";
+import { createIds } from "./ids.ts";
 import { createUpstream, OPENAI, type Upstream } from "./llm/upstream.ts";
 import { createLog, describeError, type Log } from "./log.ts";
 import { openStore } from "./store/open.ts";
@@ -123,19 +123,4 @@ async function openTelemetry({ telemetry, upstream }: Config, newId: () => strin
   const { openOtel } = await import("./telemetry/otel.ts");
   const to = new URL(upstream.url ?? OPENAI);
   return openOtel({ ...telemetry, instance: newId(), upstream: to, log, ...(everyMs !== undefined && { everyMs }) });
-}
-
-/** UUIDv7, with its random bits drawn in bulk: one id a request is on the path of all of them. */
-function createIds(): () => string {
-  const pool = new Uint32Array(1_024);
-  let next = pool.length;
-  const nextUint32 = () => {
-    if (next === pool.length) {
-      randomFillSync(pool);
-      next = 0;
-    }
-    return pool[next++] as number;
-  };
-  const generator = new V7Generator({ nextUint32 });
-  return () => generator.generate().toString();
 }

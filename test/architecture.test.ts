@@ -42,7 +42,7 @@ const ADAPTERS: Record<string, RegExp> = {
   "drizzle-kit": /^schema\//,
   commander: /^cli\//,
   "@opentelemetry": /^lib\/telemetry\/otel\.ts$/,
-  uuidv7: /^lib\/deps\.ts$/,
+  uuidv7: /^lib\/ids\.ts$/,
 };
 
 describe("architecture", () => {

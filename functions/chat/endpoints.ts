@@ -1,4 +1,5 @@
 import type { FunctionSpec } from "../../lib/http/endpoint.ts";
+import { NEEDS } from "../../lib/needs.ts";
 import { clear } from "./clear.ts";
 import { conversation } from "./conversation.ts";
 import { converse } from "./converse.ts";
@@ -32,5 +33,5 @@ export const chat = {
     ...[converse, conversation, clear],
     ...[createTemplate, readTemplate, updateTemplate, removeTemplate, listTemplates],
   ],
-  needs: ["upstream", "bus"],
+  needs: NEEDS.chat,
 } as const satisfies FunctionSpec;

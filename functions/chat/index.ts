@@ -1,4 +1,4 @@
 import { serveFunction } from "../../lib/http/entry.ts";
-import { chat as spec } from "./endpoints.ts";
+import { NEEDS } from "../../lib/needs.ts";
 
-export const chat = serveFunction(spec);
+export const chat = serveFunction({ needs: NEEDS.chat, load: async () => (await import("./endpoints.ts")).chat });

@@ -1,4 +1,5 @@
 import type { FunctionSpec } from "../../lib/http/endpoint.ts";
+import { NEEDS } from "../../lib/needs.ts";
 import { create } from "./create.ts";
 import { remove } from "./delete.ts";
 import { listGroups } from "./list.ts";
@@ -12,5 +13,5 @@ import { update } from "./update.ts";
 export const group = {
   name: "group",
   endpoints: [create, read, update, remove, listGroups, listMembers, addMembers, removeMembers],
-  needs: ["bus"],
+  needs: NEEDS.group,
 } as const satisfies FunctionSpec;

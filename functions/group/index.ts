@@ -1,4 +1,4 @@
 import { serveFunction } from "../../lib/http/entry.ts";
-import { group as spec } from "./endpoints.ts";
+import { NEEDS } from "../../lib/needs.ts";
 
-export const group = serveFunction(spec);
+export const group = serveFunction({ needs: NEEDS.group, load: async () => (await import("./endpoints.ts")).group });

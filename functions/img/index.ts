@@ -1,4 +1,4 @@
 import { serveFunction } from "../../lib/http/entry.ts";
-import { img as spec } from "./endpoints.ts";
+import { NEEDS } from "../../lib/needs.ts";
 
-export const img = serveFunction(spec);
+export const img = serveFunction({ needs: NEEDS.img, load: async () => (await import("./endpoints.ts")).img });

@@ -1,4 +1,4 @@
 import { serveFunction } from "../../lib/http/entry.ts";
-import { mod as spec } from "./endpoints.ts";
+import { NEEDS } from "../../lib/needs.ts";
 
-export const mod = serveFunction(spec);
+export const mod = serveFunction({ needs: NEEDS.mod, load: async () => (await import("./endpoints.ts")).mod });

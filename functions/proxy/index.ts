@@ -1,4 +1,4 @@
 import { serveFunction } from "../../lib/http/entry.ts";
-import { proxy as spec } from "./endpoints.ts";
+import { NEEDS } from "../../lib/needs.ts";
 
-export const proxy = serveFunction(spec);
+export const proxy = serveFunction({ needs: NEEDS.proxy, load: async () => (await import("./endpoints.ts")).proxy });

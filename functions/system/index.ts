@@ -1,4 +1,4 @@
 import { serveFunction } from "../../lib/http/entry.ts";
-import { system as spec } from "./endpoints.ts";
+import { NEEDS } from "../../lib/needs.ts";
 
-export const system = serveFunction(spec);
+export const system = serveFunction({ needs: NEEDS.system, load: async () => (await import("./endpoints.ts")).system });

@@ -1,4 +1,4 @@
 import { serveFunction } from "../../lib/http/entry.ts";
-import { user as spec } from "./endpoints.ts";
+import { NEEDS } from "../../lib/needs.ts";
 
-export const user = serveFunction(spec);
+export const user = serveFunction({ needs: NEEDS.user, load: async () => (await import("./endpoints.ts")).user });

@@ -1,8 +1,8 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import * as z from "zod";
-import type { Need } from "../config.ts";
 import type { Deps } from "../deps.ts";
+import type { Need } from "../needs.ts";
 import type { Caller, Outcome, Subject } from "../repo/ledger.ts";
 import { ApiError, type ErrorCode } from "./error.ts";
 import type { Viewer } from "./viewer.ts";

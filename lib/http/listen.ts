@@ -4,6 +4,7 @@ import type { Duplex } from "node:stream";
 import { getRequestListener } from "@hono/node-server";
 import type { Deps } from "../deps.ts";
 import { describeError } from "../log.ts";
+import { attach, type Listener } from "./attach.ts";
 import { type FunctionSpec, isRelay, type RawRequest } from "./endpoint.ts";
 import { ApiError, type ErrorCode } from "./error.ts";
 import { BODY_WITHIN_MS } from "./input.ts";
@@ -19,20 +20,9 @@ const DRAIN_MS = 8_000;
 const SETTLE_MS = 1_500;
 /** How much of that it takes to keep what came of a reply that has not finished. */
 const KEEP_MS = 2_000;
-/** Longer than a load balancer keeps an idle connection, so that it is never used while we close it. */
-const KEEP_ALIVE_MS = 75_000;
 /** The most that is read of a body behind a request to upgrade to a protocol that we do not speak. */
 const UPGRADE_BODY = 262_144;
 const NO_BODY = Buffer.alloc(0);
-
-/** The one listener: it serves what any `http.Server` hears, ours or a framework's. */
-export type Listener = {
-  request(req: IncomingMessage, res: ServerResponse): void;
-  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
-  clientError(error: Error, socket: Duplex): void;
-  /** Refuses new work, lets replies finish until the deadline, completes what is to be written, and resolves when nothing is left. */
-  drain(server: Server, deadlineMs?: number): Promise<void>;
-};
 
 export function createListener(functions: readonly FunctionSpec[], deps: Deps, limits: Partial<StreamLimits> = {}): Listener {
   const viewers = createViewers(limits);
@@ -144,21 +134,6 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps, l
 }
 
 const isGoingOut = ({ writableEnded, writableFinished }: ServerResponse) => writableEnded && !writableFinished;
-
-/** Puts the listener on a server in place of whatever listened there. */
-export function attach(server: Server, listener: Listener): void {
-  for (const event of ["request", "checkExpectation", "upgrade", "clientError", "connect"]) server.removeAllListeners(event);
-  server.on("request", listener.request);
-  server.on("checkExpectation", listener.request);
-  server.on("upgrade", listener.upgrade);
-  server.on("clientError", listener.clientError);
-  server.on("connect", (_req, socket) => listener.clientError(new Error("CONNECT"), socket));
-  // Node would refuse a request without a Host by itself, and without an envelope.
-  Object.assign(server, { requireHostHeader: false });
-  server.keepAliveTimeout = KEEP_ALIVE_MS;
-  // An upload may take as long as it takes; headers may not (Node's 60 seconds).
-  server.requestTimeout = 0;
-}
 
 /** A server of our own, for one machine. Resolves when it listens; throws what `listen` throws. */
 export async function listen(listener: Listener, { port, address }: { port: number; address: string }): Promise<Server> {

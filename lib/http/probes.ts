@@ -1,13 +1,14 @@
 import type { Deps } from "../deps.ts";
 import { version } from "../version.ts";
 import type { FunctionSpec } from "./endpoint.ts";
+import { GREETING, GREETING_TYPE } from "./greeting.ts";
 import { openApi } from "./openapi.ts";
 
 type Answer = (deps: Deps) => Response | Promise<Response>;
 
 /** What every function answers to anyone, unaudited: a greeting, its health, and its description. */
 export function probes(functions: readonly FunctionSpec[]): Map<string, Answer> {
-  const hello: Answer = () => new Response("Hello, World!", { headers: { "content-type": "text/html; charset=utf-8" } });
+  const hello: Answer = () => new Response(GREETING, { headers: { "content-type": GREETING_TYPE } });
   const describe = (specs: readonly FunctionSpec[]): Answer => {
     let text: string | undefined;
     return () => {

@@ -5,7 +5,8 @@ import { http } from "@google-cloud/functions-framework";
 import { getTestServer } from "@google-cloud/functions-framework/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Frame } from "../../lib/http/frame.ts";
-import { createListener, type Listener } from "../../lib/http/listen.ts";
+import type { Listener } from "../../lib/http/attach.ts";
+import { createListener } from "../../lib/http/listen.ts";
 import { expectRefusal } from "../support/answers.ts";
 import { bearer, startTalk, type Talk, talkFunction, watch } from "./talk.ts";
 
