@@ -12,8 +12,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test 
 import { WebSocket } from "ws";
 import { search } from "../lib/repo/events.ts";
 import { openSqlite } from "../lib/store/sqlite.ts";
+import { expectOurs, expectRefusal } from "./support/answers.ts";
 import { KEY, PASSWORD } from "./support/app.ts";
-import { request, send } from "./support/raw.ts";
+import { ask, request, send } from "./support/raw.ts";
 import { startUpstream, type Upstream } from "./support/upstream.ts";
 
 // The real functions-framework runs functions that are built as for the cloud, but for the store: SQLite, which a bundle leaves out.
@@ -255,6 +256,30 @@ describe("the function proxy under functions-framework", () => {
     const [event] = await search(store, { model: "sigterm", limit: 1 });
     await store.close();
     expect(event).toMatchObject({ status: 200, responseBody: "data: 1\n\ndata: 2\n\n" });
+  });
+
+  test("greets before anything else is asked of it, as it does after that, and then exits with 0 as well", async () => {
+    const { url, stop } = await start("proxy");
+    const greeted = await first(`${url}/`);
+    expect([greeted.status, await greeted.text()]).toEqual([200, "Hello, World!"]);
+    expectOurs({ status: greeted.status, headers: greeted.headers, text: "", json: null });
+    expect(greeted.headers.get("content-type")).toBe("text/html; charset=utf-8");
+    expect((await fetch(`${url}/`, { method: "POST" })).status).toBe(405);
+    const again = await fetch(`${url}/`);
+    expect([again.status, await again.text()]).toEqual([200, "Hello, World!"]);
+    const lasting = ({ headers }: Response) =>
+      [...headers].filter(([name]) => !["date", "x-proxy-gpt-request-id", "connection", "keep-alive"].includes(name)).sort();
+    expect(lasting(again)).toEqual(lasting(greeted));
+    expect(await stop("SIGTERM")).toBe(0);
+    const another = await start("proxy");
+    expect(await (await first(`${another.url}/`)).text()).toBe("Hello, World!");
+    expect(await another.stop("SIGTERM")).toBe(0);
+  });
+
+  test("is heard by a parser that refuses its very first bytes, with the envelope", async () => {
+    const { url } = await start("proxy");
+    await first(`${url}/`);
+    expectRefusal(await ask(url, "NOT HTTP\r\n\r\n"), 400, "bad_request");
   });
 
   test("exits with 0 on SIGTERM when there is nothing to do", async () => {
