@@ -20,7 +20,7 @@ const env = { PATH: process.env.PATH, NODE_ENV: "production", ...nowhere, PORT: 
 const framework = join(__dirname, "framework/main.cjs");
 const source = join(__dirname, "index.cjs");
 const child = spawn(process.execPath, [framework, `--target=${target}`, `--source=${source}`], {
-  env: { ...env, NODE_COMPILE_CACHE: join(__dirname, ".compile-cache") },
+  env: { ...env, NODE_COMPILE_CACHE: process.argv[2] ?? join(__dirname, ".compile-cache") },
   stdio: ["ignore", "ignore", "inherit"],
 });
 const late = setTimeout(() => child.kill("SIGKILL"), DEADLINE_MS);

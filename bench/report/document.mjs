@@ -7,6 +7,7 @@ import path from "node:path";
 import { markdownTable } from "./print.mjs";
 
 const CHAT = /<!-- chat -->\n[\s\S]*?\n<!-- \/chat -->\n?/;
+const COLD = /<!-- cold (\d+) -->\n[\s\S]*?\n<!-- \/cold -->\n?/g;
 const NO_NOTES = "What falls short and why is written here by hand; a rerun keeps everything between the two markers.";
 
 /**
@@ -23,7 +24,8 @@ const NO_NOTES = "What falls short and why is written here by hand; a rerun keep
 export function writeDocument(/** @type {string} */ file, /** @type {Report} */ report) {
   const before = read(file);
   const chat = CHAT.exec(before)?.[0];
-  const parts = [relayText(report, notesIn(before.replace(CHAT, ""), "notes")), ...(chat === undefined ? [] : [chat])];
+  const rest = before.replace(CHAT, "").replace(COLD, "");
+  const parts = [relayText(report, notesIn(rest, "notes")), ...(chat === undefined ? [] : [chat]), ...(before.match(COLD) ?? [])];
   write(file, parts.join("\n"));
 }
 
@@ -37,6 +39,29 @@ export function writeChatSection(/** @type {string} */ file, /** @type {Omit<Rep
       before.replace(CHAT, () => section),
     );
   else write(file, `${before === "" ? "# Benchmarks\n" : before}\n${section}`);
+}
+
+/**
+ * Writes what cold starts measured on one line of Node, and keeps the rest.
+ * @param {string} file
+ * @param {{ machine: Report["machine"], rounds: number, cells: import("./print.mjs").Cells, remarks: string[], major: number }} report
+ */
+export function writeColdSection(file, { machine, rounds, cells, remarks, major }) {
+  const before = read(file);
+  const section = `<!-- cold ${major} -->
+## Cold starts, Node ${major}
+
+Written by \`npm run build && node bench/cold.mjs\` on ${machine.date}: CPU time from a process's beginning to its first answer, ${rounds}
+interleaved rounds, on ${machine.cpu}, ${machine.cores} cores. \`hello\` is a function that says no more, in the same bundled framework. At first a
+function looks at its settings and greets; the rest of it is loaded with the first request for something else.
+
+${markdownTable(cells)}
+
+${bullets(remarks)}
+<!-- /cold -->
+`;
+  const known = new RegExp(`<!-- cold ${major} -->\\n[\\s\\S]*?\\n<!-- /cold -->\\n?`);
+  write(file, known.test(before) ? before.replace(known, () => section) : `${before.trimEnd()}\n\n${section}`);
 }
 
 function relayText(/** @type {Report} */ { machine, rounds, seconds, rows, medians, remarks }, /** @type {string} */ notes) {

@@ -1,0 +1,145 @@
+/**
+ * Cold starts: the CPU time of each built function from its process's beginning to its first answer, against a hello in the same
+ * bundled functions-framework, interleaved. Twice for each: the greeting, for which nothing but the settings is looked at, and the
+ * first answer for which the whole of the function is loaded. No store is asked.
+ *
+ *   npm run build && node bench/cold.mjs [--rounds=7] [--node=PATH] [--jsonl] [--write=no]
+ *
+ * From Node 22.1 on, every lane reads a compile cache that was filled before, as a deployed function's build fills it.
+ */
+import { execFileSync } from "node:child_process";
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import { FUNCTIONS } from "../build/functions.mjs";
+import { cpuSecondsSince, residentMiB, watchOthers } from "./harness/accounting.mjs";
+import { call, freePort } from "./harness/http.mjs";
+import { run, start } from "./harness/processes.mjs";
+import { Samples } from "./harness/samples.mjs";
+import { pairedRatios, rotated, spread } from "./harness/statistics.mjs";
+import { PROJECT_FOLDER } from "./peers/testbed.mjs";
+import { writeColdSection } from "./report/document.mjs";
+import { describeMachine } from "./report/machine.mjs";
+import { alignedTable } from "./report/print.mjs";
+
+const { values: options } = parseArgs({
+  options: {
+    rounds: { type: "string", default: "7" },
+    node: { type: "string", default: process.execPath },
+    jsonl: { type: "boolean", default: false },
+    write: { type: "string", default: path.join(PROJECT_FOLDER, "docs/benchmarks.md") },
+  },
+});
+const TARGET = 1.5;
+const HELLO = "hello";
+const NOTHING_BEFORE = new Map();
+const version = execFileSync(options.node, ["--version"], { encoding: "utf8" }).trim().slice(1);
+const [major = 0, minor = 0] = version.split(".").map(Number);
+const isCached = major > 22 || (major === 22 && minor >= 1);
+const folder = fs.mkdtempSync(path.join(os.tmpdir(), "proxy-gpt-cold-"));
+process.once("exit", () => fs.rmSync(folder, { recursive: true, force: true }));
+/** What a function is given in the cloud; nothing of it is asked. */
+const settings = {
+  NODE_ENV: "production",
+  DB_ADDRESS: "postgresql://nobody@nowhere.neon.tech/nothing",
+  UPSTASH_REDIS_REST_URL: "https://nowhere.invalid",
+  UPSTASH_REDIS_REST_TOKEN: "none",
+  API_KEY: "none",
+};
+
+fs.writeFileSync(path.join(folder, "hello.cjs"), `exports.${HELLO} = (_, res) => res.send("Hello, World!");\n`);
+const samples = new Samples();
+const othersPercent = watchOthers(os.availableParallelism());
+const lanes = [HELLO, ...FUNCTIONS].flatMap((name) => [
+  { name, metric: "greeting", path: "/" },
+  ...(name === HELLO ? [] : [{ name, metric: "loaded", path: "/nowhere" }]),
+]);
+if (isCached) for (const name of [HELLO, ...FUNCTIONS]) await fillCache(name);
+for (let round = 0; round < Number(options.rounds); round++) {
+  for (const lane of rotated(lanes, round)) samples.add(lane.name, round, await measure(lane));
+  process.stderr.write(`bench: round ${round + 1} of ${options.rounds}\n`);
+}
+report();
+
+async function measure(/** @type {{ name: string, metric: string, path: string }} */ { name, metric, path: asked }) {
+  const { running, port } = await begin(name);
+  const wanted = metric === "greeting" ? 200 : 404;
+  try {
+    for (;;) {
+      const answer = await call({ port, path: asked }).catch(() => null);
+      if (answer?.status === wanted) break;
+      if (answer || running.ended()) throw new Error(`${name} answered ${answer?.status ?? "nothing"} to ${asked}`);
+      await sleep(2);
+    }
+    return { [`${metric}Ms`]: cpuSecondsSince(running.pid, NOTHING_BEFORE) * 1_000, [`${metric}MiB`]: residentMiB(running.pid) };
+  } finally {
+    await running.stop();
+  }
+}
+
+async function begin(/** @type {string} */ name) {
+  const built = path.join(PROJECT_FOLDER, "dist", name === HELLO ? "user" : name);
+  const source = name === HELLO ? path.join(folder, "hello.cjs") : path.join(built, "index.cjs");
+  const port = /** @type {number} */ (await freePort());
+  const running = start({
+    name,
+    command: options.node,
+    args: [path.join(built, "framework/main.cjs"), `--target=${name}`, `--source=${source}`],
+    logFile: path.join(folder, `${name}.log`),
+    cwd: folder,
+    env: {
+      ...settings,
+      K_SERVICE: name,
+      PORT: String(port),
+      ...(isCached && { NODE_COMPILE_CACHE: path.join(folder, "cache", name) }),
+    },
+  });
+  return { running, port };
+}
+
+/** What Node compiles is written when a process ends. A deployed function is warmed by its own script; the hello as that does it. */
+async function fillCache(/** @type {string} */ name) {
+  const cache = path.join(folder, "cache", name);
+  if (name !== HELLO) {
+    await run(options.node, [path.join(PROJECT_FOLDER, "dist", name, "warm.cjs"), cache]);
+    return;
+  }
+  const { running, port } = await begin(name);
+  while (!(await call({ port, path: "/" }).catch(() => null))) await sleep(5);
+  await running.stop();
+}
+
+function report() {
+  const hello = samples.get(HELLO, "greetingMs");
+  const rows = FUNCTIONS.map((name) => {
+    const [greeting, loaded] = ["greeting", "loaded"].map((metric) => ({
+      ms: spread(samples.get(name, `${metric}Ms`)).median,
+      ratio: spread(pairedRatios(samples.get(name, `${metric}Ms`), hello)),
+      mib: spread(samples.get(name, `${metric}MiB`)).median,
+    }));
+    return { name, greeting, loaded };
+  });
+  const ratio = (/** @type {any} */ { ratio }) =>
+    `${ratio.median.toFixed(2)} × (${ratio.min.toFixed(2)}..${ratio.max.toFixed(2)})`;
+  const heading = ["function", "greeting, CPU", "hello's", `target ${TARGET} ×`, "all loaded, CPU", "hello's", "resident"];
+  const cells = rows.map(({ name, greeting, loaded }) => [
+    name,
+    `${greeting?.ms.toFixed(0)} ms`,
+    ratio(greeting),
+    (greeting?.ratio.median ?? Number.NaN) <= TARGET ? "yes" : "NO",
+    `${loaded?.ms.toFixed(0)} ms`,
+    ratio(loaded),
+    `${loaded?.mib.toFixed(0)} MiB`,
+  ]);
+  const remarks = [
+    `hello: ${spread(hello).median.toFixed(0)} ms, ${spread(samples.get(HELLO, "greetingMiB")).median.toFixed(0)} MiB; Node ${version}${isCached ? " with a compile cache, also for hello" : ""}`,
+    `other processes used ${othersPercent().toFixed(0)} % of the machine's CPU time during the run`,
+  ];
+  if (options.jsonl) for (const row of rows) console.log(JSON.stringify({ kind: "cold", node: version, ...row }));
+  else console.log(`${alignedTable([heading, ...cells])}\n\n${remarks.join("\n")}`);
+  if (options.write === "no") return;
+  const machine = describeMachine({ versions: {}, pinned: false });
+  writeColdSection(options.write, { machine, rounds: Number(options.rounds), cells: [heading, ...cells], remarks, major });
+}
