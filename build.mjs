@@ -1,6 +1,7 @@
 import { rm } from "node:fs/promises";
 import { build } from "esbuild";
 import { buildFunction, FUNCTIONS } from "./build/functions.mjs";
+import { ALL } from "./build/parts.mjs";
 import { reportOn } from "./build/report.mjs";
 
 /** Native modules ship prebuilt and stay outside; drivers are loaded by their adapters alone. */
@@ -32,7 +33,7 @@ const local = () =>
 async function functions() {
   const problems = [];
   console.log("function  KiB         the largest parts");
-  for (const name of FUNCTIONS) {
+  for (const name of [...FUNCTIONS, ALL]) {
     const report = reportOn(name, await buildFunction(name));
     console.log(report.line);
     problems.push(...report.problems);

@@ -17,7 +17,10 @@ const LONG = [
 const CLOUD = "test/cloud/**/*.test.ts";
 const patience = { testTimeout: 20_000, hookTimeout: 60_000 };
 
-/** `architecture` reads the source only and is part of `npm run check`; `service` runs the product, `long` does so for minutes, and `cloud` runs what is deployed. */
+/**
+ * `architecture` reads the source only and is part of `npm run check`; `service` runs the product, `long` does so for minutes,
+ * and `cloud` runs what is deployed.
+ */
 export default defineConfig({
   test: {
     maxWorkers: "100%",

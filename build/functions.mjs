@@ -1,11 +1,14 @@
 import { copyFile, mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { build } from "esbuild";
-import { lockOf, packageOf } from "./package.mjs";
-import { laterOf, nativeOf, partsOf } from "./parts.mjs";
+import { frameworkPackage, lockOf, packageOf } from "./package.mjs";
+import { ALL, laterOf, nativeOf, partsOf } from "./parts.mjs";
 import { slimUndici } from "./undici.mjs";
 
 /** The functions, as they are deployed. */
 export const FUNCTIONS = ["user", "group", "chat", "proxy", "system", "mod", "img"];
+
+/** What `ws` takes where it is installed. */
+const OPTIONAL = ["bufferutil", "utf-8-validate"];
 
 /** CommonJS, because a module that imports `node:http` has Node load the whole of its `fetch`. */
 const common = {
@@ -19,15 +22,15 @@ const common = {
   logLevel: "warning",
 };
 
-/** `dist/<name>`: a bundle, what is loaded later beside it, the framework, and a package of its own. Answers what is in each file. */
+/** `dist/<name>`: a bundle, what is loaded later beside it, and a package of its own. Answers what is in each file. */
 export async function buildFunction(name) {
   const folder = `dist/${name}`;
   await mkdir(folder, { recursive: true });
   const main = build({
     ...common,
-    entryPoints: [`functions/${name}/index.ts`],
+    entryPoints: [name === ALL ? "cli/service.ts" : `functions/${name}/index.ts`],
     outfile: `${folder}/index.cjs`,
-    external: [...nativeOf(name), "bufferutil", "utf-8-validate"],
+    external: [...nativeOf(name), ...OPTIONAL],
     define: { "import.meta.url": '"file:///"' },
     plugins: [partsOf(name), slimUndici],
   });
@@ -36,22 +39,27 @@ export async function buildFunction(name) {
       ...common,
       stdin: { contents: packages.map((it) => `export * from "${it}";${defaultOf(it)}`).join("\n"), resolveDir: "." },
       outfile: `${folder}/${file}.cjs`,
-      external: ["bufferutil", "utf-8-validate"],
+      external: OPTIONAL,
     }),
   );
-  const framework = build({
+  const root = JSON.parse(await readFile("package-lock.json", "utf8"));
+  const results = await Promise.all([main, ...later, ...(name === ALL ? [] : [framework(folder, root)])]);
+  await apart(name, results);
+  await writeFile(`${folder}/package.json`, json(packageOf(name, root)));
+  await writeFile(`${folder}/package-lock.json`, json(lockOf(name, root)));
+  return results.map(({ metafile }) => metafile);
+}
+
+/** What starts a function, as one file, and what fills its compile cache where it is installed. */
+async function framework(folder, root) {
+  const built = await build({
     ...common,
     entryPoints: ["node_modules/@google-cloud/functions-framework/build/src/main.js"],
     outfile: `${folder}/framework/main.cjs`,
   });
-  const results = await Promise.all([main, ...later, framework]);
-  await apart(name, results);
-  const root = JSON.parse(await readFile("package-lock.json", "utf8"));
-  await writeFile(`${folder}/package.json`, json(packageOf(name, root)));
-  await writeFile(`${folder}/package-lock.json`, json(lockOf(name, root)));
-  await writeFile(`${folder}/framework/package.json`, json(packageOf("framework", root)));
+  await writeFile(`${folder}/framework/package.json`, json(frameworkPackage(root)));
   await copyFile("build/warm.cjs", `${folder}/warm.cjs`);
-  return results.map(({ metafile }) => metafile);
+  return built;
 }
 
 /** Maps are for whoever reads a stack, and no part of what is deployed. */

@@ -1,8 +1,11 @@
+/** All of them in one service. */
+export const ALL = "all";
+
 /** Packages that are heavy, native, or hold the use of a secret, and the functions that are given them; any other holds none of them. */
 export const PARTS = {
-  argon2: ["user"],
-  openai: ["chat", "img", "mod"],
-  ws: ["chat"],
+  argon2: ["user", ALL],
+  openai: ["chat", "img", "mod", ALL],
+  ws: ["chat", ALL],
   libsql: [],
   pg: [],
   ioredis: [],
@@ -29,7 +32,7 @@ export const laterOf = (name) =>
 /** The adapters of one machine, and that of the bus, which few functions need. */
 const OF_ONE_MACHINE = /[\\/]lib[\\/](store[\\/](sqlite|postgres)|bus[\\/]redis)\.ts$/;
 const BUS = /[\\/]lib[\\/]bus[\\/]upstash\.ts$/;
-const ON_THE_BUS = ["group", "chat", "img"];
+const ON_THE_BUS = ["group", "chat", "img", ALL];
 
 /** Leaves out what is not a function's to have, which is an error where it is used all the same, and what is loaded later. */
 export const partsOf = (name) => ({

@@ -1,7 +1,7 @@
 import { PARTS } from "./parts.mjs";
 
 /** What a function's bundle may have, in KiB; a tenth more than it had when this was written. */
-const BUDGET = { user: 900, group: 900, chat: 950, proxy: 900, system: 900, mod: 900, img: 900 };
+const BUDGET = { user: 800, group: 890, chat: 920, proxy: 800, system: 790, mod: 780, img: 890, all: 960 };
 
 /** The sizes of a function's files and the largest packages in its bundle, as a line; and what is wrong with them. */
 export function reportOn(name, metafiles) {

@@ -58,7 +58,10 @@ export const settings = z.object({
   UPSTASH_REDIS_REST_URL: setting(httpUrl.optional(), "Redis over HTTP, as Upstash serves it: what functions in the cloud use."),
   UPSTASH_REDIS_REST_TOKEN: setting(z.string().optional(), "The token of UPSTASH_REDIS_REST_URL."),
   PORT: setting(whole(8080, 0, 65_535), "The port to listen on."),
-  ADDRESS: setting(z.string().prefault("127.0.0.1"), "The address to listen on. 0.0.0.0 for every interface."),
+  ADDRESS: setting(
+    z.string().optional(),
+    "The address to listen on. Default: 127.0.0.1 on one machine; 0.0.0.0, which is every interface, in the cloud.",
+  ),
   SIGNUP: setting(
     oneOf("open", "code", "closed").optional(),
     "Who may sign up: open, code (with SIGNUP_CODE) or closed. Default: open on one machine, where the first user is an admin; closed in the cloud.",
@@ -197,7 +200,7 @@ export function readConfig(env: Record<string, string | undefined>, needs: reado
       expireMs: s.EXPIRE_HOURS * HOUR_MS,
     },
     upstream: { key: s.API_KEY, url: s.API_URL, timeoutMs: s.UPSTREAM_TIMEOUT * 1000 },
-    listen: { port: s.PORT, address: s.ADDRESS },
+    listen: { port: s.PORT, address: s.ADDRESS ?? (cloud ? "0.0.0.0" : "127.0.0.1") },
     signup: { mode: signup, code: s.SIGNUP_CODE, firstIsAdmin: !cloud },
     session: { slidingMs: s.SESSION_DAYS * DAY_MS, absoluteMs: Math.max(30, s.SESSION_DAYS) * DAY_MS },
     allowedOrigins: new Set(s.ALLOWED_ORIGINS),

@@ -1,8 +1,8 @@
-import { functions } from "../../functions/all.ts";
-import { type Config, ConfigError, type Need, readConfig, settings } from "../../lib/config.ts";
+import { type Config, ConfigError, readConfig, settings } from "../../lib/config.ts";
+import { NEEDS, type Need } from "../../lib/needs.ts";
 
 type Env = Record<string, string | undefined>;
-type Spec = { readonly name: string; readonly needs?: readonly Need[] };
+type Spec = { readonly name: string; readonly needs: readonly Need[] };
 
 /** The one service that is deployed instead of the functions. */
 export const ALL = "all";
@@ -64,14 +64,14 @@ export function planOf(names: readonly string[], env: Env, project: string): Pla
 
 /** A secret's value, or `undefined` where it is not set. */
 export function secretValue(name: string, env: Env): string | undefined {
-  return SECRETS[name]?.(readConfig({ ...env, K_SERVICE: ALL }), env);
+  // Read as on one machine, where nothing need be set: what this function uses may be all that there is.
+  return SECRETS[name]?.(readConfig({ ...env, K_SERVICE: undefined }), env);
 }
 
 function specOf(name: string): Spec {
-  if (name === ALL) return { name, needs: [...new Set(functions.flatMap((it) => it.needs ?? []))] };
-  const spec = functions.find((it) => it.name === name);
-  if (!spec) throw new ConfigError([`There is no function ${name}.`]);
-  return spec;
+  if (name === ALL) return { name, needs: [...new Set(Object.values(NEEDS).flat())] };
+  if (!Object.hasOwn(NEEDS, name)) throw new ConfigError([`There is no function ${name}.`]);
+  return { name, needs: NEEDS[name as keyof typeof NEEDS] };
 }
 
 function configOf(spec: Spec, env: Env, problems: Set<string>): Config | null {
@@ -88,7 +88,7 @@ function configOf(spec: Spec, env: Env, problems: Set<string>): Config | null {
 }
 
 /** What one machine could do, and a function's bundle has no driver for. */
-function notInCloud({ needs = [] }: Spec, { store, bus }: Config): string[] {
+function notInCloud({ needs }: Spec, { store, bus }: Config): string[] {
   const problems: string[] = [];
   if (store.kind === "postgres")
     problems.push(
@@ -104,10 +104,13 @@ function plainValue(name: string, env: Env, config: Config): string | undefined 
   return name === "API_URL" ? config.upstream.url : env[name]?.trim();
 }
 
-/** One service listens by itself, where functions are listened for. */
-const placed = (name: string): Record<string, string> => (name === ALL ? { ADDRESS: "0.0.0.0" } : {});
+/** Where a function's build has put what Node compiles of it (`warm.cjs` there). */
+const COMPILE_CACHE = "/workspace/.compile-cache";
+/** One service listens by itself; a function is listened for, and starts from what was compiled before. */
+const placed = (name: string): Record<string, string> =>
+  name === ALL ? { ADDRESS: "0.0.0.0" } : { NODE_COMPILE_CACHE: COMPILE_CACHE };
 const isFor = (setting: string, spec: Spec) => RECIPIENTS[setting]?.(spec) ?? true;
 
 function needing(need: Need) {
-  return ({ needs = [] }: Spec) => needs.includes(need);
+  return ({ needs }: Spec) => needs.includes(need);
 }
