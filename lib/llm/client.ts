@@ -51,10 +51,10 @@ export function post(
   target: string,
   body: string,
   patience: Patience,
-  more: Record<string, string>,
+  { accept, ...more }: { accept: string } & Record<string, string>,
 ): Promise<UpstreamAnswer> {
   const { signal } = patience;
   const bytes = Buffer.from(body);
-  const headers = Object.entries({ "content-type": "application/json", "user-agent": "proxy-gpt", ...more }).flat();
+  const headers = Object.entries({ "content-type": "application/json", accept, "user-agent": "proxy-gpt", ...more }).flat();
   return persist((connectMs) => upstream.request({ method: "POST", target, headers, body: bytes, signal, connectMs }), patience);
 }
