@@ -37,7 +37,7 @@ export async function buildFunction(name) {
   const later = laterOf(name).map(([file, packages]) =>
     build({
       ...common,
-      stdin: { contents: packages.map((it) => `export * from "${it}";${defaultOf(it)}`).join("\n"), resolveDir: "." },
+      stdin: { contents: packages.map((it) => `export * from "${it}";`).join("\n"), resolveDir: "." },
       outfile: `${folder}/${file}.cjs`,
       external: OPTIONAL,
     }),
@@ -69,6 +69,4 @@ async function apart(name, results) {
   for (const map of maps) await rename(map, map.replace(/^dist\//, "dist/maps/"));
 }
 
-/** `export *` leaves out the default, which is what these packages are used by. */
-const defaultOf = (name) => (["openai", "ws"].includes(name) ? `export { default } from "${name}";` : "");
 const json = (value) => `${JSON.stringify(value, null, 2)}\n`;

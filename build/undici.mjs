@@ -15,7 +15,8 @@ Dispatcher.prototype.request = request;
 let shared;
 const requestOnce = (url, options) => {
   const { origin, pathname, search } = new URL(url);
-  return (options.dispatcher ?? (shared ??= new Agent())).request({ ...options, origin, path: pathname + search });
+  const method = options.method ?? (options.body ? "PUT" : "GET");
+  return (options.dispatcher ?? (shared ??= new Agent())).request({ ...options, method, origin, path: pathname + search });
 };
 export { Agent, requestOnce as request };
 export { default as Pool } from "./dispatcher/pool.js";

@@ -21,7 +21,7 @@ export async function withClient<T>(
   send: (target: string, body: string) => Promise<Answer>,
   call: (client: OpenAI) => Promise<T>,
 ): Promise<T> {
-  const { default: Client } = await import("openai");
+  const { OpenAI: Client } = await import("openai");
   const account = { organization: null, project: null, adminAPIKey: null, webhookSecret: null };
   // The library wraps what it is told, and does not always keep the cause.
   let failed: { error: unknown } | null = null;

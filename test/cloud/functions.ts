@@ -1,0 +1,173 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import type { AddressInfo } from "node:net";
+import { createServer } from "node:net";
+import { text } from "node:stream/consumers";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type NeonBridge, startNeonBridge } from "../bridge/neon.ts";
+import { startUpstashBridge, type UpstashBridge } from "../bridge/upstash.ts";
+import { KEY } from "../support/app.ts";
+import { freshDatabase, postgresUrl } from "../support/postgres.ts";
+import { redisUrl } from "../support/redis.ts";
+import { startUpstream, type Upstream } from "../support/upstream.ts";
+
+/** The functions, and what each is given besides the store. */
+export const FUNCTIONS = {
+  user: [],
+  group: ["bus"],
+  chat: ["upstream", "bus"],
+  proxy: ["upstream"],
+  system: [],
+  mod: ["upstream"],
+  img: ["upstream", "bus"],
+} as const satisfies Record<string, readonly ("upstream" | "bus")[]>;
+export type Name = keyof typeof FUNCTIONS;
+
+type Settings = Readonly<Record<string, string>>;
+/** A process as it runs: all that it sees of the environment is in `settings`. */
+export type Instance = {
+  id: string;
+  url: string;
+  settings: Settings;
+  /** What it has logged. */
+  lines: Record<string, unknown>[];
+  stderr: Promise<string>;
+  /** Resolves with the exit code; null where a signal was the end. */
+  ended: Promise<number | null>;
+  stop(signal: NodeJS.Signals): Promise<number | null>;
+};
+
+/** Which Node runs it, and where what was built lies, with the framework's command in there. */
+export type Place = { node?: string; folder?: string; framework?: string };
+
+let count = 0;
+
+/** Starts a built function with the framework's own command, and answers before it listens. */
+export async function spawnFunction(
+  name: Name,
+  given: Settings,
+  { node = process.execPath, folder = `dist/${name}`, framework = "framework/main.cjs" }: Place = {},
+): Promise<Instance> {
+  if (!existsSync(folder)) throw new Error(`${folder} is missing: npm run build`);
+  const port = await freePort();
+  const settings = { NODE_ENV: "production", K_SERVICE: name, PORT: String(port), ...given };
+  const words = [`${folder}/${framework}`, `--target=${name}`, `--source=${folder}/index.cjs`];
+  const child = spawn(node, words, { env: settings, stdio: ["ignore", "pipe", "pipe"] });
+  const lines: Record<string, unknown>[] = [];
+  let rest = "";
+  child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
+    const whole = (rest + chunk).split("\n");
+    rest = whole.pop() ?? "";
+    lines.push(...whole.map((line) => JSON.parse(line)));
+  });
+  const ended = once(child, "close").then(([code]) => code as number | null);
+  const stop = (signal: NodeJS.Signals) => {
+    child.kill(signal);
+    return ended;
+  };
+  return {
+    id: `${name}-${++count}`,
+    url: `http://127.0.0.1:${port}`,
+    settings,
+    lines,
+    stderr: text(child.stderr),
+    ended,
+    stop,
+  };
+}
+
+/** The same once it listens. */
+export async function startFunction(name: Name, settings: Settings, place?: Place): Promise<Instance> {
+  const instance = await spawnFunction(name, settings, place);
+  await listening(instance);
+  return instance;
+}
+
+/** Resolves when it listens. Throws with what it said where it ends before that. */
+async function listening({ id, url, ended, stderr }: Instance): Promise<void> {
+  let code: number | null | undefined;
+  void ended.then((it) => {
+    code = it;
+  });
+  while (!(await fetch(url).catch(() => null))) {
+    if (code !== undefined) throw new Error(`${id} ended with ${code}: ${await stderr}`);
+    await sleep(20);
+  }
+}
+
+/** What functions run on: a migrated database behind Neon's protocol, Redis behind Upstash's, and the scripted upstream. */
+export type Ground = {
+  neon: NeonBridge;
+  upstash: UpstashBridge;
+  upstream: Upstream;
+  /** All that a function is given. */
+  settingsOf(name: Name): Settings;
+  /** Runs the built command with the database's address. Fails where it does. */
+  command(words: readonly string[], input?: string): Promise<string>;
+  close(): Promise<void>;
+};
+
+export async function startGround(): Promise<Ground> {
+  const [database, neon, upstash, upstream] = await Promise.all([
+    freshDatabase(),
+    startNeonBridge(postgresUrl as string),
+    startUpstashBridge(redisUrl as string),
+    startUpstream(),
+  ]);
+  const parts = {
+    upstream: { API_KEY: KEY, API_URL: upstream.url },
+    bus: { UPSTASH_REDIS_REST_URL: upstash.url, UPSTASH_REDIS_REST_TOKEN: upstash.token },
+  };
+  const command: Ground["command"] = async (words, input = "") => {
+    const child = spawn(process.execPath, ["dist/local/main.mjs", ...words], { env: { DB_ADDRESS: database.url } });
+    child.stdin.end(input);
+    const [[code], out, err] = await Promise.all([once(child, "close"), text(child.stdout), text(child.stderr)]);
+    if (code !== 0) throw new Error(`${words.join(" ")} ended with ${code}: ${err}`);
+    return out;
+  };
+  await command(["migrate"]);
+  return {
+    neon,
+    upstash,
+    upstream,
+    settingsOf: (name) => ({
+      DB_ADDRESS: database.url,
+      NEON_ENDPOINT: neon.endpoint,
+      ...Object.assign({}, ...FUNCTIONS[name].map((part) => parts[part])),
+    }),
+    command,
+    close: async () => {
+      await Promise.all([neon.close(), upstash.close(), upstream.close()]);
+      await database.drop();
+    },
+  };
+}
+
+/** A deployment: by the function's name, the instances that requests go to. A test may change which. */
+export type Cloud = Ground & { serving: Map<Name, Instance[]>; instances: readonly Instance[] };
+
+/** Starts what is named, as often as it is named. */
+export async function startCloud(names: readonly Name[], place?: Place): Promise<Cloud> {
+  const ground = await startGround();
+  const instances = await Promise.all(names.map((name) => spawnFunction(name, ground.settingsOf(name), place)));
+  const serving = new Map<Name, Instance[]>(names.map((name) => [name, []]));
+  for (const [at, instance] of instances.entries()) serving.get(names[at] as Name)?.push(instance);
+  const close = async () => {
+    await Promise.all(instances.map((it) => it.stop("SIGKILL")));
+    await ground.close();
+  };
+  await Promise.all(instances.map(listening)).catch(async (error) => {
+    await close();
+    throw error;
+  });
+  return { ...ground, serving, instances, close };
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  await new Promise((done) => server.close(done));
+  return port;
+}
