@@ -50,9 +50,19 @@ export async function spawnFunction(
   { node = process.execPath, folder = `dist/${name}`, framework = "framework/main.cjs" }: Place = {},
 ): Promise<Instance> {
   if (!existsSync(folder)) throw new Error(`${folder} is missing: npm run build`);
-  const port = await freePort();
-  const settings = { NODE_ENV: "production", K_SERVICE: name, PORT: String(port), ...given };
   const words = [`${folder}/${framework}`, `--target=${name}`, `--source=${folder}/index.cjs`];
+  return spawnInstance(name, words, { K_SERVICE: name, ...given }, node);
+}
+
+/** Starts Node with these words and settings, and a port to listen on. */
+export async function spawnInstance(
+  name: string,
+  words: readonly string[],
+  given: Settings,
+  node = process.execPath,
+): Promise<Instance> {
+  const port = await freePort();
+  const settings = { NODE_ENV: "production", PORT: String(port), ...given };
   const child = spawn(node, words, { env: settings, stdio: ["ignore", "pipe", "pipe"] });
   const lines: Record<string, unknown>[] = [];
   let rest = "";
@@ -96,8 +106,9 @@ async function listening({ id, url, ended, stderr }: Instance): Promise<void> {
   }
 }
 
-/** What functions run on: a migrated database behind Neon's protocol, Redis behind Upstash's, and the scripted upstream. */
+/** What they run on: a migrated database behind Neon's protocol, Redis behind Upstash's, and the scripted upstream. */
 export type Ground = {
+  database: { url: string };
   neon: NeonBridge;
   upstash: UpstashBridge;
   upstream: Upstream;
@@ -128,6 +139,7 @@ export async function startGround(): Promise<Ground> {
   };
   await command(["migrate"]);
   return {
+    database,
     neon,
     upstash,
     upstream,
@@ -153,6 +165,27 @@ export async function startCloud(names: readonly Name[], place?: Place): Promise
   const instances = await Promise.all(names.map((name) => spawnFunction(name, ground.settingsOf(name), place)));
   const serving = new Map<Name, Instance[]>(names.map((name) => [name, []]));
   for (const [at, instance] of instances.entries()) serving.get(names[at] as Name)?.push(instance);
+  return cloudOf(ground, instances, serving);
+}
+
+/** Two processes, each of which is every function: of the bundle for one service in the cloud, or of the command on one machine. */
+export async function startServices(form: "all" | "local"): Promise<Cloud> {
+  const ground = await startGround();
+  const settings = {
+    all: { K_SERVICE: "proxy-gpt", ...ground.settingsOf("chat") },
+    local: {
+      ...{ API_KEY: KEY, API_URL: ground.upstream.url, DB_ADDRESS: ground.database.url, REDIS_ADDRESS: redisUrl as string },
+      ...{ SIGNUP: "closed", TRUST_HOPS: "1" },
+    },
+  }[form];
+  const words = { all: ["dist/all/index.cjs"], local: ["dist/local/main.mjs", "start"] }[form];
+  const instances = await Promise.all(["one", "two"].map((name) => spawnInstance(name, words, settings)));
+  const names = Object.keys(FUNCTIONS) as Name[];
+  return cloudOf(ground, instances, new Map(names.map((name) => [name, [...instances]])));
+}
+
+/** Resolves when all of them listen. Ends what was started where one of them does not. */
+async function cloudOf(ground: Ground, instances: readonly Instance[], serving: Map<Name, Instance[]>): Promise<Cloud> {
   const close = async () => {
     await Promise.all(instances.map((it) => it.stop("SIGKILL")));
     await ground.close();

@@ -25,10 +25,10 @@ import { skippedWithoutRedis } from "../support/redis.ts";
 import { until } from "../support/relay.ts";
 import { replyText } from "../support/upstream-answers.ts";
 import { Caller, must } from "./caller.ts";
-import { type Cloud, type Instance, type Name, startCloud } from "./functions.ts";
+import { type Cloud, type Instance, type Name, startCloud, startServices } from "./functions.ts";
 import { CLIENT, type Host, startHost } from "./host.ts";
 
-// The seven built functions, each its own process with just the settings that it needs, behind one host.
+// The seven built functions, each its own process with just the settings that it needs, behind one host; and all of them in one.
 
 const isSkipped = skippedWithoutPostgres("the deployed functions") || skippedWithoutRedis("the deployed functions");
 const ALL: readonly Name[] = ["user", "group", "chat", "chat", "proxy", "system", "mod", "img"];
@@ -57,17 +57,22 @@ const servedBy = ({ headers }: { headers: Headers | IncomingMessage["headers"] }
   headers instanceof Headers ? headers.get("x-served-by") : headers["x-served-by"];
 const complaints = ({ lines }: Instance) => lines.filter(({ severity }) => severity !== "INFO");
 
-describe.skipIf(isSkipped)(`the deployed functions on Node ${process.versions.node}`, () => {
+describe.skipIf(isSkipped).each([
+  { what: "the deployed functions", isSplit: true, start: () => startCloud(ALL) },
+  { what: "one service of all, twice", isSplit: false, start: () => startServices("all") },
+  { what: "one machine's command, twice, on Postgres and Redis", isSplit: false, start: () => startServices("local") },
+])(`$what, on Node ${process.versions.node}`, ({ isSplit, start }) => {
   let cloud: Cloud;
   beforeAll(async () => {
-    cloud = await startCloud(ALL);
+    cloud = await start();
   });
   afterEach(() => cloud.upstream.reset());
   afterAll(() => cloud?.close());
 
+  // What is every function cannot know which of them is meant, where a host takes the name away.
   describe.each([
-    ["passes their names on", { strips: false }],
-    ["takes their names away", { strips: true }],
+    ["passes their names on", { strips: false }] as const,
+    ...(isSplit ? [["takes their names away", { strips: true }] as const] : []),
   ])("behind a host that %s", (_what, form) => {
     let host: Host;
     let admin: Caller;
@@ -342,13 +347,15 @@ describe.skipIf(isSkipped)(`the deployed functions on Node ${process.versions.no
     await host.close();
   });
 
-  test("none of them had anything to complain of, or told a secret, or had one that it does not need", async () => {
+  test("none of them had anything to complain of, told a secret, or, where they are split, had one that it does not need", async () => {
     const having = (setting: string) => ALL.filter((_, at) => setting in (cloud.instances[at]?.settings ?? {}));
-    expect(having("API_KEY")).toEqual(["chat", "chat", "proxy", "mod", "img"]);
-    expect(having("UPSTASH_REDIS_REST_TOKEN")).toEqual(["group", "chat", "chat", "img"]);
+    if (isSplit) {
+      expect(having("API_KEY")).toEqual(["chat", "chat", "proxy", "mod", "img"]);
+      expect(having("UPSTASH_REDIS_REST_TOKEN")).toEqual(["group", "chat", "chat", "img"]);
+    }
     for (const instance of cloud.instances) expect(complaints(instance)).toEqual([]);
     const codes = await Promise.all(cloud.instances.map((it) => it.stop("SIGTERM")));
-    expect(codes).toEqual(ALL.map(() => 0));
+    expect(codes).toEqual(cloud.instances.map(() => 0));
     const secrets = new RegExp([KEY, PASSWORD, cloud.upstash.token].join("|"));
     for (const { lines, stderr } of cloud.instances) {
       expect(JSON.stringify(lines)).not.toMatch(secrets);
