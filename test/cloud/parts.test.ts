@@ -11,7 +11,8 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { connect } from "node:net";
+import { createServer } from "node:http";
+import { type AddressInfo, connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { promisify } from "node:util";
@@ -116,6 +117,24 @@ describe("a start that cannot succeed is one line on standard error and exit cod
     expect(await instance.stop("SIGTERM")).toBe(0);
     expect(await instance.stderr).toBe("");
   });
+});
+
+test("where a collector is set, spans and metrics go there by the library beside the bundle", async () => {
+  const paths: string[] = [];
+  const collector = createServer((req, res) => {
+    paths.push(req.url ?? "");
+    req.resume().on("end", () => res.end("{}"));
+  }).listen(0, "127.0.0.1");
+  onTestFinished(() => void collector.close());
+  await once(collector, "listening");
+  const { port } = collector.address() as AddressInfo;
+  const settings = { ...STORE, ...UPSTREAM, OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}` };
+  const { url, stop, stderr } = await startFunction("proxy", settings);
+  onTestFinished(() => void stop("SIGKILL"));
+  expect((await fetch(`${url}/v1/models`)).status).toBe(401);
+  expect(await stop("SIGTERM")).toBe(0);
+  expect(paths.sort()).toEqual(["/v1/metrics", "/v1/traces"]);
+  expect(await stderr).toBe("");
 });
 
 describe("each folder is a package that npm installs from its lock file, without running a script", () => {
