@@ -15,15 +15,8 @@ export const stop = endpoint({
   output: z.object({ messages: z.array(MessageView) }),
   errors: ["not_found"],
   run: async ({ grant: { caller, chat, messageId }, input, deps }) => {
-    const stopped = await stopReplies(deps, chat.id, messageId ?? input.message_id, caller.userId);
-    return {
-      messages: (
-        await whenStopped(
-          deps,
-          chat.id,
-          stopped.map(({ id }) => id),
-        )
-      ).map(messageView),
-    };
+    const replies = await stopReplies(deps, chat.id, messageId ?? input.message_id, caller.userId);
+    const ids = replies.map(({ id }) => id);
+    return { messages: (await whenStopped(deps, chat.id, ids)).map(messageView) };
   },
 });
