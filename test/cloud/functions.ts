@@ -5,6 +5,7 @@ import type { AddressInfo } from "node:net";
 import { createServer } from "node:net";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
+import { NEEDS } from "../../lib/needs.ts";
 import { type NeonBridge, startNeonBridge } from "../bridge/neon.ts";
 import { startUpstashBridge, type UpstashBridge } from "../bridge/upstash.ts";
 import { KEY } from "../support/app.ts";
@@ -12,17 +13,8 @@ import { freshDatabase, postgresUrl } from "../support/postgres.ts";
 import { redisUrl } from "../support/redis.ts";
 import { startUpstream, type Upstream } from "../support/upstream.ts";
 
-/** The functions, and what each is given besides the store. */
-export const FUNCTIONS = {
-  user: [],
-  group: ["bus"],
-  chat: ["upstream", "bus"],
-  proxy: ["upstream"],
-  system: [],
-  mod: ["upstream"],
-  img: ["upstream", "bus"],
-} as const satisfies Record<string, readonly ("upstream" | "bus")[]>;
-export type Name = keyof typeof FUNCTIONS;
+export type Name = keyof typeof NEEDS;
+export const NAMES = Object.keys(NEEDS) as Name[];
 
 type Settings = Readonly<Record<string, string>>;
 /** A process as it runs: all that it sees of the environment is in `settings`. */
@@ -146,7 +138,7 @@ export async function startGround(): Promise<Ground> {
     settingsOf: (name) => ({
       DB_ADDRESS: database.url,
       NEON_ENDPOINT: neon.endpoint,
-      ...Object.assign({}, ...FUNCTIONS[name].map((part) => parts[part])),
+      ...Object.assign({}, ...NEEDS[name].map((part) => parts[part])),
     }),
     command,
     close: async () => {
@@ -180,8 +172,7 @@ export async function startServices(form: "all" | "local"): Promise<Cloud> {
   }[form];
   const words = { all: ["dist/all/index.cjs"], local: ["dist/local/main.mjs", "start"] }[form];
   const instances = await Promise.all(["one", "two"].map((name) => spawnInstance(name, words, settings)));
-  const names = Object.keys(FUNCTIONS) as Name[];
-  return cloudOf(ground, instances, new Map(names.map((name) => [name, [...instances]])));
+  return cloudOf(ground, instances, new Map(NAMES.map((name) => [name, [...instances]])));
 }
 
 /** Resolves when all of them listen. Ends what was started where one of them does not. */

@@ -17,12 +17,11 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { FUNCTIONS, type Name, spawnFunction, startFunction } from "./functions.ts";
+import { NAMES, type Name, spawnFunction, startFunction } from "./functions.ts";
 
 // What is in each function's folder, what it asks for as it starts, and how it is installed.
 
 const run = promisify(execFile);
-const NAMES = Object.keys(FUNCTIONS) as Name[];
 /** Packages, and the functions that may hold them. argon2 is installed, and no part of a bundle. */
 const ONLY: Record<string, readonly Name[]> = {
   openai: ["chat", "mod", "img"],
