@@ -216,12 +216,10 @@ enable_apis() {
 
 check_region() {
   [[ -z $dry ]] || return 0
-  if [[ -n $all_in_one ]]; then
-    patiently "$NOT_YET" google run regions list --format="value(locationId)" >"$scratch/regions"
-  else
-    patiently "$NOT_YET" google functions regions list --gen2 --format="value(name.basename())" >"$scratch/regions"
-  fi
-  has_line "$region" "$scratch/regions" || fail "there is no region $region for this project; gcloud functions regions list names them"
+  local kind=functions list=(functions regions list --gen2 --format="value(name.basename())")
+  [[ -z $all_in_one ]] || kind=run list=(run regions list --format="value(locationId)")
+  patiently "$NOT_YET" google "${list[@]}" >"$scratch/regions"
+  has_line "$region" "$scratch/regions" || fail "there is no region $region for this project; gcloud $kind regions list names them"
 }
 
 # The names of functions are those of paths, so another application may have one of them.
