@@ -142,7 +142,8 @@ export async function remove(store: Store, key: Key, userId: string): Promise<bo
 export type Cleared = { upTo: number; replies: Running[] };
 
 /**
- * Forgets what was said in a chat of its owner's up to now. Null: there is no such chat of theirs. It has the chat alone: a prompt comes before it, and goes, or after it, and finds nothing.
+ * Forgets what was said in a chat of its owner's up to now. Null: there is no such chat of theirs. It has the chat alone: a prompt
+ * comes before it, and goes, or after it, and finds nothing.
  */
 export async function clear(store: Store, chatId: string, ownerId: string, at: Date): Promise<Cleared | null> {
   const { chats, messages } = store;
