@@ -151,18 +151,7 @@ export const chatOwner: Guard<ChatInput, ChatGrant> = {
   name: "chatOwner",
   admit: async (call, input) => {
     const grant = await chatMember.admit(call, input);
-    if (grant.chat.ownerId !== grant.caller.userId) forbid(NOT_THE_OWNER);
-    return grant;
-  },
-};
-const NOT_THE_OWNER = "Only the owner of the chat may do this.";
-
-/** The same, where a key of one's own may have no chat yet. */
-export const chatOwnerIfAny: Guard<{ chat_id: string }, { caller: Caller; chat: chats.ChatView | null }> = {
-  name: "chatOwnerIfAny",
-  admit: async (call, input) => {
-    const grant = await chatMemberIfAny.admit(call, input);
-    if (grant.chat && grant.chat.ownerId !== grant.caller.userId) forbid(NOT_THE_OWNER);
+    if (grant.chat.ownerId !== grant.caller.userId) forbid("Only the owner of the chat may do this.");
     return grant;
   },
 };
@@ -171,9 +160,8 @@ export const chatOwnerIfAny: Guard<{ chat_id: string }, { caller: Caller; chat: 
 export const chatOwnerOrMaker: Guard<{ chat_id: string }, ChatGrant> = {
   name: "chatOwnerOrMaker",
   admit: async (call, input) => {
-    const { caller, chat } = await chatOwnerIfAny.admit(call, input);
-    if (chat) return { caller, chat };
-    await makeNamed(call.deps, input.chat_id, caller.userId);
+    const { caller, chat } = await chatMemberIfAny.admit(call, input);
+    if (!chat) await makeNamed(call.deps, input.chat_id, caller.userId);
     return chatOwner.admit(call, input);
   },
 };
