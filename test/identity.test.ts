@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { setTimeout } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import * as users from "../lib/repo/users.ts";
 import { mintToken } from "../lib/token.ts";
@@ -550,16 +551,20 @@ describe("hashing", () => {
     const fresh = await startApp({ SIGNIN_FAILURES: "1000" });
     const person = await fresh.person();
     const most = availableParallelism() + 32;
-    let full = () => {};
-    const overfull = new Promise<void>((resolve) => {
-      full = resolve;
-    });
-    const tries = Array.from({ length: 2 * most }, async (_, n) => {
-      const answer = await login(fresh, n % 2 ? person.username : `nobody-${n}`, n % 2 ? PASSWORD : "whatever it is");
-      if (answer.status === 503) full();
-      return answer;
-    });
-    await Promise.race([overfull, Promise.all(tries)]);
+    // They come until one is refused: a machine that is busy elsewhere takes requests in slower than its threads hash.
+    const tries: Promise<Answer>[] = [];
+    const deadline = performance.now() + 15_000;
+    let full = false;
+    while (!full && performance.now() < deadline) {
+      for (let n = tries.length, end = n + most; n < end; n++) {
+        const attempt = login(fresh, n % 2 ? person.username : `nobody-${n}`, n % 2 ? PASSWORD : "whatever it is");
+        tries.push(attempt);
+        void attempt.then(({ status }) => {
+          full ||= status === 503;
+        });
+      }
+      await setTimeout(10);
+    }
     // Nobody could hash now; what needs no hash is answered all the same.
     const long = await Promise.all([
       login(fresh, person.username, "x".repeat(257)),
