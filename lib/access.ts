@@ -1,5 +1,5 @@
 import { membersNamed } from "./auth/people.ts";
-import { findNamed, makeNamed } from "./chat/own.ts";
+import { findNamed } from "./chat/own.ts";
 import { type Claimed, claimPrompt, type Prompting } from "./chat/prompting.ts";
 import { type Call, callerOf, type Guard } from "./http/endpoint.ts";
 import { ApiError, forbid } from "./http/error.ts";
@@ -146,24 +146,22 @@ export const chatMemberIfAny: Guard<{ chat_id: string }, { caller: Caller; chat:
   },
 };
 
+/** Refuses whoever sees a chat and does not own it. */
+function owned<Grant extends { caller: Caller; chat: chats.ChatView | null }>(grant: Grant): Grant {
+  if (grant.chat && grant.chat.ownerId !== grant.caller.userId) forbid("Only the owner of the chat may do this.");
+  return grant;
+}
+
 /** The owner of a chat. */
 export const chatOwner: Guard<ChatInput, ChatGrant> = {
   name: "chatOwner",
-  admit: async (call, input) => {
-    const grant = await chatMember.admit(call, input);
-    if (grant.chat.ownerId !== grant.caller.userId) forbid("Only the owner of the chat may do this.");
-    return grant;
-  },
+  admit: async (call, input) => owned(await chatMember.admit(call, input)),
 };
 
-/** The owner of a chat; one's own is made where there is none with that key. */
-export const chatOwnerOrMaker: Guard<{ chat_id: string }, ChatGrant> = {
-  name: "chatOwnerOrMaker",
-  admit: async (call, input) => {
-    const { caller, chat } = await chatMemberIfAny.admit(call, input);
-    if (!chat) await makeNamed(call.deps, input.chat_id, caller.userId);
-    return chatOwner.admit(call, input);
-  },
+/** The same, where a key of one's own may have no chat yet. */
+export const chatOwnerIfAny: typeof chatMemberIfAny = {
+  name: "chatOwnerIfAny",
+  admit: async (call, input) => owned(await chatMemberIfAny.admit(call, input)),
 };
 
 /** The owner of a chat for any of its users, a user for themselves. Grants the ids of those who are named. */

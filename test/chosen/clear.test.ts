@@ -467,6 +467,8 @@ describe("who may clear", () => {
     for (const answer of await Promise.all([1, 2, 3].map(() => chat.call("/demo/clear", {})))) expect(answer).toMatchObject(done);
     expect(await chat.call("/demo/clear", {})).toMatchObject(done);
     expect(await chat.call("/never-used/clear", {})).toMatchObject(done);
+    const { chats: made } = (await chat.call("/chat/index")).json;
+    expect(made.map(({ key }: { key: string }) => key)).toEqual(["demo"]);
     expectRefusal(await chat.call("/never-used/chat"), 404, "not_found");
     expect((await chat.call("/never-used/chat", { content: "hello" })).status).toBe(200);
   });
