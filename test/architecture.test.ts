@@ -37,7 +37,6 @@ const ADAPTERS: Record<string, RegExp> = {
   ws: /^lib\/http\/ws\.ts$/,
   undici: /^lib\/(llm\/upstream|store\/neon|bus\/upstash(-[a-z]+)?|proxy\/exchange)\.ts$/,
   hono: /^lib\/http\/serve\.ts$/,
-  "@hono/node-server": /^lib\/http\/(serve|listen)\.ts$/,
   "drizzle-orm": /^(lib\/(store|repo)|schema)\//,
   "drizzle-kit": /^schema\//,
   commander: /^cli\//,

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { AnyEndpoint, Call } from "./endpoint.ts";
+import type { AnswerHeaders } from "./raw.ts";
 import { prefersEvents, SseAnswer } from "./sse.ts";
 import type { Viewers } from "./viewers.ts";
 
@@ -17,7 +18,7 @@ export async function streamedAnswer(
   { caller, deps }: Call,
   req: IncomingMessage,
   res: ServerResponse,
-  headers: Headers,
+  headers: AnswerHeaders,
   viewers: Viewers,
 ): Promise<StreamedAnswer | null> {
   const wanted = entry.streams === true ? prefersEvents(req.headers.accept) : entry.streams?.(input);

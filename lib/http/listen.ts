@@ -1,7 +1,6 @@
 import { createServer, type IncomingMessage, type Server, ServerResponse } from "node:http";
 import { Server as NetServer, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import { getRequestListener } from "@hono/node-server";
 import type { Deps } from "../deps.ts";
 import { describeError } from "../log.ts";
 import { attach, type Listener } from "./attach.ts";
@@ -11,7 +10,7 @@ import { BODY_WITHIN_MS } from "./input.ts";
 import { hangUp, sendError, sendErrorByHand } from "./raw.ts";
 import { beginRequest, endRequest } from "./request-log.ts";
 import { streamFinder } from "./routes.ts";
-import { createApp } from "./serve.ts";
+import { createResponder } from "./serve.ts";
 import { serveStream } from "./stream.ts";
 import { createViewers, type StreamLimits } from "./viewers.ts";
 
@@ -27,7 +26,7 @@ const NO_BODY = Buffer.alloc(0);
 export function createListener(functions: readonly FunctionSpec[], deps: Deps, limits: Partial<StreamLimits> = {}): Listener {
   const viewers = createViewers(limits);
   deps.telemetry?.countStreams(() => viewers.size);
-  const hono = getRequestListener(createApp(functions, deps, viewers).fetch, { overrideGlobalObjects: false });
+  const respond = createResponder(functions, deps, viewers);
   const findRelay = relayFinder(functions, deps);
   const findStream = streamFinder(functions);
   const running = new Set<ServerResponse>();
@@ -40,12 +39,14 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps, l
   const leave = () => {
     if (--unfinished === 0) finished();
   };
-  const fail = (error: unknown) => {
-    deps.log({ severity: "ERROR", message: "request failed", ...describeError(error) });
-    leave();
-  };
-  const serve = (work: Promise<void>) => {
+  const serve = (work: Promise<void>, connection: { destroy(): void }) => {
     unfinished++;
+    const fail = (error: unknown) => {
+      deps.log({ severity: "ERROR", message: "request failed", ...describeError(error) });
+      // Whoever waits for the answer is told that there will be none.
+      connection.destroy();
+      leave();
+    };
     void work.then(leave, fail);
   };
 
@@ -65,13 +66,11 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps, l
     res.once("close", () => running.delete(res));
     if (!isSound(req)) return refuse(req, res, "bad_target");
     const raw = findRelay(req);
-    if (raw) return serve(raw.relay.request(raw, res));
+    if (raw) return serve(raw.relay.request(raw, res), res);
     if (AMBIGUOUS.test(req.url ?? "")) return refuse(req, res, "bad_target");
     const entry = findStream(req);
-    if (entry) return serve(serveStream({ entry, req, res, head: null }, viewers, deps));
-    // Hono makes a URL of the Host, which nobody reads, and would refuse an odd one without an envelope.
-    req.headers.host = "localhost";
-    serve(hono(req, res));
+    if (entry) return serve(serveStream({ entry, req, res, head: null }, viewers, deps), res);
+    serve(respond(req, res), res);
   };
   const upgrade = async (req: IncomingMessage, socket: Duplex, head: Buffer) => {
     upgraded.add(socket);
@@ -101,7 +100,7 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps, l
   };
   return {
     request,
-    upgrade: (req, socket, head) => serve(upgrade(req, socket, head)),
+    upgrade: (req, socket, head) => serve(upgrade(req, socket, head), socket),
     clientError: (error, socket) => {
       const current = [...running].find((res) => res.socket === socket);
       answerUnparsable(error, socket, current, deps);

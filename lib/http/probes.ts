@@ -4,19 +4,23 @@ import type { FunctionSpec } from "./endpoint.ts";
 import { GREETING, GREETING_TYPE } from "./greeting.ts";
 import { openApi } from "./openapi.ts";
 
-type Answer = (deps: Deps) => Response | Promise<Response>;
+/** Answers for itself, unaudited. */
+export type Probe = (deps: Deps) => Answer | Promise<Answer>;
+type Answer = { status?: number; type: string; body: string };
+
+const JSON_TYPE = "application/json";
 
 /** What every function answers to anyone, unaudited: a greeting, its health, and its description. */
-export function probes(functions: readonly FunctionSpec[]): Map<string, Answer> {
-  const hello: Answer = () => new Response(GREETING, { headers: { "content-type": GREETING_TYPE } });
-  const describe = (specs: readonly FunctionSpec[]): Answer => {
+export function probes(functions: readonly FunctionSpec[]): Map<string, Probe> {
+  const hello: Probe = () => ({ type: GREETING_TYPE, body: GREETING });
+  const describe = (specs: readonly FunctionSpec[]): Probe => {
     let text: string | undefined;
     return () => {
       text ??= JSON.stringify(openApi(specs));
-      return new Response(text, { headers: { "content-type": "application/json" } });
+      return { type: JSON_TYPE, body: text };
     };
   };
-  const answers = new Map<string, Answer>([
+  const answers = new Map<string, Probe>([
     ["/", hello],
     ["/health", health],
     ["/openapi.json", describe(functions)],
@@ -31,7 +35,7 @@ export function probes(functions: readonly FunctionSpec[]): Map<string, Answer> 
 }
 
 /** The store is what must be there; without the bus replies still come, and those who watch get them from the store. */
-const health: Answer = async ({ store, bus, config, log }) => {
+const health: Probe = async ({ store, bus, config, log }) => {
   const isUp = (what: string, asked: Promise<void>) =>
     asked.then(
       () => true,
@@ -43,5 +47,5 @@ const health: Answer = async ({ store, bus, config, log }) => {
   const [storeUp, busUp] = await Promise.all([isUp("store", store.ping()), isUp("bus", bus.ping())]);
   const status = storeUp ? (busUp ? "ok" : "degraded") : "unavailable";
   const body = { status, version, store: { kind: config.store.kind, up: storeUp }, bus: { kind: bus.kind, up: busUp } };
-  return Response.json(body, { status: storeUp ? 200 : 503 });
+  return { status: storeUp ? 200 : 503, type: JSON_TYPE, body: JSON.stringify(body) };
 };

@@ -5,24 +5,45 @@ import { corsHeaders, SECURITY_HEADERS } from "./browser.ts";
 import type { ApiError } from "./error.ts";
 import { beginUnread, endRequest } from "./request-log.ts";
 
-/** Answers a raw request with the one envelope, unless it is too late for that. */
-export function sendError(req: IncomingMessage, res: ServerResponse, error: ApiError, id: string, deps: Deps): void {
+/** AnswerHeaders of an answer, by their names in lower case. */
+export type AnswerHeaders = Record<string, string>;
+
+/** What every answer of ours carries, refusals included. */
+export const headersFor = (
+  { headers: { origin } }: IncomingMessage,
+  id: string,
+  { config }: Pick<Deps, "config">,
+): AnswerHeaders => ({
+  ...SECURITY_HEADERS,
+  ...corsHeaders(origin, config.allowedOrigins),
+  "x-proxy-gpt-request-id": id,
+});
+
+/** Sends an answer whole, unless it is too late for that. `body` null: it has none. */
+export function send(
+  req: IncomingMessage,
+  res: ServerResponse,
+  status: number,
+  headers: AnswerHeaders,
+  body: string | null,
+): void {
   if (res.destroyed || res.headersSent) return;
-  const body = JSON.stringify(error.envelope(id));
-  res.writeHead(error.status, {
-    ...SECURITY_HEADERS,
-    ...corsHeaders(req.headers.origin, deps.config.allowedOrigins),
-    "x-proxy-gpt-request-id": id,
-    ...error.headers,
-    "content-type": "application/json",
-    "content-length": Buffer.byteLength(body),
+  res.writeHead(status, {
+    ...headers,
+    ...(body !== null && { "content-length": Buffer.byteLength(body) }),
     ...(isUnread(req) && { connection: "close" }),
   });
   res.end(req.method === "HEAD" ? undefined : body);
 }
 
+/** Answers with the one envelope, unless it is too late for that. */
+export function sendError(req: IncomingMessage, res: ServerResponse, error: ApiError, id: string, deps: Deps): void {
+  const headers = { ...headersFor(req, id, deps), ...error.headers, "content-type": "application/json" };
+  send(req, res, error.status, headers, JSON.stringify(error.envelope(id)));
+}
+
 /** Whether a body is still on its way that nobody is going to read. Before a whole request has come, that is said of it too soon. */
-export const isUnread = ({ complete, headers }: IncomingMessage): boolean =>
+const isUnread = ({ complete, headers }: IncomingMessage): boolean =>
   !complete && (headers["transfer-encoding"] !== undefined || Number(headers["content-length"] ?? 0) > 0);
 
 /** The same where there is no request to answer: the bytes of the answer, and the end of the connection. */

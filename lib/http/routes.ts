@@ -52,10 +52,17 @@ export function streamFinder(functions: readonly FunctionSpec[]): (req: Incoming
   };
 }
 
-function unescaped(path: string): string {
+/** A path with its escapes read, but for those that would make it another path, and those of a percent sign. */
+export const unescaped = (path: string): string => decoded(path.replaceAll("%25", "%2525"), decodeURI);
+
+/** What stood in a parameter's place in such a path. */
+export const unescapedParameter = (text: string): string => decoded(text, decodeURIComponent);
+
+function decoded(text: string, decode: (text: string) => string): string {
+  if (!text.includes("%")) return text;
   try {
-    return decodeURI(path);
+    return decode(text);
   } catch {
-    return path;
+    return text;
   }
 }

@@ -1,60 +1,84 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import type { HttpBindings } from "@hono/node-server";
-import { Hono } from "hono";
+import { METHOD_NAME_ALL } from "hono/router";
+import { TrieRouter } from "hono/router/trie-router";
 import type { Deps } from "../deps.ts";
 import { storeError } from "../store/store.ts";
 import { admitted } from "./admission.ts";
 import { type StreamedAnswer, streamedAnswer } from "./answer.ts";
-import { corsHeaders, preflightHeaders, SECURITY_HEADERS } from "./browser.ts";
+import { preflightHeaders } from "./browser.ts";
 import { hasCredential, sessionCookie } from "./credentials.ts";
 import { splitTarget, type Target } from "./door.ts";
 import { type AnyEndpoint, type FunctionSpec, isEndpoint, type Reply } from "./endpoint.ts";
 import { ApiError } from "./error.ts";
 import { complete, type EventSoFar, newEvent } from "./event.ts";
 import { Frame } from "./frame.ts";
-import { probes } from "./probes.ts";
-import { isUnread } from "./raw.ts";
+import { type Probe, probes } from "./probes.ts";
+import { type AnswerHeaders, headersFor, send } from "./raw.ts";
 import { beginRequest, endRequest, logFailure } from "./request-log.ts";
-import { allowed, entryOf, type Methods, routesOf } from "./routes.ts";
+import { allowed, entryOf, type Methods, routesOf, unescaped, unescapedParameter } from "./routes.ts";
 import type { Viewer } from "./viewer.ts";
 import type { Viewers } from "./viewers.ts";
 
 /** What a probe takes; it answers these itself. */
 const PROBE: Methods = new Map([["GET", null]]);
-/** Tells the server that the answer went out past it. */
-const ALREADY_SENT = { "x-hono-already-sent": "true" };
+const NOWHERE: Place = { methods: new Map(), probe: null };
 
-/** The endpoints of functions, served together; their streams and relays are the listener's to serve. */
-export function createApp(functions: readonly FunctionSpec[], deps: Deps, viewers: Viewers): Hono<{ Bindings: HttpBindings }> {
-  const app = new Hono<{ Bindings: HttpBindings }>();
-  const routes = routesOf(functions);
-  const answering = (methods: Methods, { env }: { env: HttpBindings }, parameters = {}) =>
-    respond({ req: env.incoming, res: env.outgoing as ServerResponse, methods, parameters }, viewers, deps);
-  for (const [path, answer] of probes(functions)) {
-    const methods: Methods = new Map([...PROBE, ...(routes.get(path) ?? [])]);
-    // Where a function's root is an endpoint that reads, whoever says who they are asks for that, and anyone else for a greeting.
-    const reads = methods.get("GET") !== null;
-    app.get(path, async (c) => {
-      const { incoming } = c.env;
-      if (reads && (path !== "/" || hasCredential(incoming))) return answering(methods, c);
-      return withHeaders(await answer(deps), headersFor(incoming, deps.newId(), deps));
-    });
-    app.all(path, (c) => answering(methods, c));
-    routes.delete(path);
-  }
-  for (const [path, methods] of routes) app.all(path, (c) => answering(methods, c, c.req.param()));
-  app.all("*", (c) => answering(new Map(), c));
-  return app;
+/** What is at a path. */
+type Place = { methods: Methods; probe: Probe | null };
+export type Responder = (req: IncomingMessage, res: ServerResponse) => Promise<void>;
+
+/** Answers for the endpoints of functions, served together; their streams and relays are the listener's to serve. */
+export function createResponder(functions: readonly FunctionSpec[], deps: Deps, viewers: Viewers): Responder {
+  const find = placeFinder(functions);
+  return async (req, res) => {
+    const target = splitTarget(req.url ?? "/");
+    const { place, parameters } = find(target.path);
+    const { methods, probe } = place;
+    if (probe && isProbed(req, target.path, methods)) {
+      const { status = 200, type, body } = await probe(deps);
+      send(req, res, status, { ...headersFor(req, deps.newId(), deps), "content-type": type }, body);
+      return;
+    }
+    await respond({ req, res, target, methods, parameters }, viewers, deps);
+  };
 }
 
-type Asked = { req: IncomingMessage; res: ServerResponse; methods: Methods; parameters: Record<string, string> };
+type Found = { place: Place; parameters: Record<string, string> };
+
+/** Finds what is at a path as a URL has it. */
+function placeFinder(functions: readonly FunctionSpec[]): (path: string) => Found {
+  const router = new TrieRouter<Place>();
+  const routes = routesOf(functions);
+  for (const [path, probe] of probes(functions)) {
+    router.add(METHOD_NAME_ALL, path, { methods: new Map([...PROBE, ...(routes.get(path) ?? [])]), probe });
+    routes.delete(path);
+  }
+  for (const [path, methods] of routes) router.add(METHOD_NAME_ALL, path, { methods, probe: null });
+  return (path) => {
+    const [first] = router.match(METHOD_NAME_ALL, unescaped(path))[0];
+    if (!first) return { place: NOWHERE, parameters: {} };
+    const [place, found] = first as [Place, Record<string, string>];
+    return { place, parameters: Object.fromEntries(Object.entries(found).map(([name, it]) => [name, unescapedParameter(it)])) };
+  };
+}
+
+/** Where a function's root is an endpoint that reads, whoever says who they are asks for that, and anyone else for a greeting. */
+const isProbed = (req: IncomingMessage, path: string, methods: Methods) =>
+  (req.method === "GET" || req.method === "HEAD") && (methods.get("GET") === null || (path === "/" && !hasCredential(req)));
+
+type Asked = {
+  req: IncomingMessage;
+  res: ServerResponse;
+  target: Target;
+  methods: Methods;
+  parameters: Record<string, string>;
+};
 
 /** One request's whole life. */
-async function respond({ req, res, methods, parameters }: Asked, viewers: Viewers, deps: Deps): Promise<Response> {
+async function respond({ req, res, target, methods, parameters }: Asked, viewers: Viewers, deps: Deps): Promise<void> {
   const begun = beginRequest(req, deps);
   const { id } = begun;
   const headers = headersFor(req, id, deps);
-  const target = splitTarget(req.url ?? "/");
   const event = newEvent();
   let entry: AnyEndpoint | undefined;
   let stream: StreamedAnswer | null = null;
@@ -62,7 +86,7 @@ async function respond({ req, res, methods, parameters }: Asked, viewers: Viewer
   let body = "";
   let error: ApiError | null = null;
   try {
-    if (req.method === "OPTIONS") return options(req, methods, headers);
+    if (req.method === "OPTIONS") return send(req, res, 204, { ...headers, ...options(req, methods) }, null);
     entry = endpointOf(methods, req.method);
     const { call, input, grant } = await admitted(entry, { req, id, target, parameters, deps }, event);
     stream = await streamedAnswer(entry, input, call, req, res, headers, viewers);
@@ -73,7 +97,7 @@ async function respond({ req, res, methods, parameters }: Asked, viewers: Viewer
     error = toApiError(thrown);
     status = error.status;
     body = JSON.stringify(error.envelope(id));
-    for (const [name, value] of Object.entries(error.headers)) headers.set(name, value);
+    Object.assign(headers, error.headers);
     if (error.status >= 500) logFailure(id, error.cause ?? error, deps);
   }
   // What was begun as a stream ends as one.
@@ -82,16 +106,13 @@ async function respond({ req, res, methods, parameters }: Asked, viewers: Viewer
   const what = `${req.method} ${target.path}`;
   const userId = event.known.userId ?? null;
   endRequest(begun, { what, entry, userId, status, code: error?.code ?? null }, deps);
-  if (stream?.finish()) return new Response(null, { headers: ALREADY_SENT });
-  headers.set("content-type", "application/json");
-  if (isUnread(req)) headers.set("connection", "close");
-  return new Response(body, { status, headers });
+  if (stream?.finish()) return;
+  send(req, res, status, { ...headers, "content-type": "application/json" }, body);
 }
 
-type Answering = Pick<Asked, "req" | "res"> & {
+type Answering = Pick<Asked, "req" | "res" | "target"> & {
   event: EventSoFar;
-  target: Target;
-  headers: Headers;
+  headers: AnswerHeaders;
   deps: Deps;
   stream: Viewer | null;
 };
@@ -108,7 +129,7 @@ function replyFor({ event, req, res, target, headers, deps, stream }: Answering)
     next: (cursor) => {
       const parameters = new URLSearchParams(target.query);
       parameters.set("cursor", cursor);
-      headers.set("link", `<?${parameters}>; rel="next"`);
+      headers.link = `<?${parameters}>; rel="next"`;
     },
     concerns: (subject) => {
       event.known.subject = subject;
@@ -135,12 +156,6 @@ export function toApiError(thrown: unknown): ApiError {
   return new ApiError("internal", { cause: store ?? thrown });
 }
 
-/** The headers that every answer of ours carries, refusals included. */
-export function headersFor(req: IncomingMessage, id: string, deps: Deps): Headers {
-  const cors = corsHeaders(req.headers.origin, deps.config.allowedOrigins);
-  return new Headers({ ...SECURITY_HEADERS, ...cors, "x-proxy-gpt-request-id": id });
-}
-
 /** Streams are found before they come here. */
 function endpointOf(methods: Methods, method?: string): AnyEndpoint {
   const entry = entryOf(methods, method);
@@ -149,26 +164,19 @@ function endpointOf(methods: Methods, method?: string): AnyEndpoint {
 }
 
 /** What may be asked here: a browser's preflight, and anyone's OPTIONS. */
-function options(req: IncomingMessage, methods: Methods, headers: Headers): Response {
+function options(req: IncomingMessage, methods: Methods): AnswerHeaders {
   if (methods.size === 0) throw new ApiError("not_found", { message: "There is no such path here." });
-  headers.set("allow", allowed(methods).join(", "));
-  for (const [name, value] of Object.entries(preflightHeaders(req.headers, allowed(methods)))) headers.set(name, value);
-  return new Response(null, { status: 204, headers });
+  return { allow: allowed(methods).join(", "), ...preflightHeaders(req.headers, allowed(methods)) };
 }
 
-function cookieSetter(headers: Headers, req: IncomingMessage, { config }: Deps): Reply["sessionCookie"] {
+function cookieSetter(headers: AnswerHeaders, req: IncomingMessage, { config }: Deps): Reply["sessionCookie"] {
   const origin = req.headers.origin;
   const crossSite = origin !== undefined && config.allowedOrigins.has(origin);
   return (token, seconds) => {
-    headers.append("set-cookie", sessionCookie(token, seconds, { secure: !isLoopback(req), crossSite }));
+    headers["set-cookie"] = sessionCookie(token, seconds, { secure: !isLoopback(req), crossSite });
   };
 }
 
 /** On loopback there is no TLS to protect a cookie, and none is needed. */
 const isLoopback = ({ socket, headers }: IncomingMessage) =>
   headers["x-forwarded-for"] === undefined && /^(127\.|::1$|::ffff:127\.)/.test(socket.remoteAddress ?? "");
-
-function withHeaders(response: Response, headers: Headers): Response {
-  for (const [name, value] of headers) response.headers.set(name, value);
-  return response;
-}

@@ -1,5 +1,6 @@
 import type { ServerResponse } from "node:http";
 import type { Frame } from "./frame.ts";
+import type { AnswerHeaders } from "./raw.ts";
 import { PING, SocketViewer } from "./viewer.ts";
 
 /** How long the last frames may take to be read once the stream is over. */
@@ -14,10 +15,10 @@ export class SseViewer extends SocketViewer {
   readonly status = 200;
   protected readonly chunked: boolean = false;
   protected readonly res: ServerResponse;
-  #headers: Headers | null;
+  #headers: AnswerHeaders | null;
 
   /** The response must have its connection already: behind pipelined requests it gets it later. */
-  constructor(res: ServerResponse, headers: Headers, lastEventId: string | null) {
+  constructor(res: ServerResponse, headers: AnswerHeaders, lastEventId: string | null) {
     super(lastEventId);
     this.res = res;
     this.#headers = headers;
@@ -90,15 +91,14 @@ export class SseAnswer extends SseViewer {
 }
 
 /** The head of an answer as server-sent events; nothing else is written by way of the response. */
-export function writeStreamHead(res: ServerResponse, headers: Headers, chunked = false): void {
+export function writeStreamHead(res: ServerResponse, headers: AnswerHeaders, chunked = false): void {
   // Node has seen to it already where the client speaks HTTP/1.0.
   if (!chunked) res.useChunkedEncodingByDefault = false;
   res.shouldKeepAlive = false;
-  headers.set("content-type", "text/event-stream");
   // Proxies that collect an answer before they pass it on are asked not to.
-  headers.set("x-accel-buffering", "no");
+  const all = { ...headers, "content-type": "text/event-stream", "x-accel-buffering": "no" };
   // At once, because a response keeps for as long as it lasts what it is given one by one.
-  res.writeHead(200, "", [...headers].flat()).flushHeaders();
+  res.writeHead(200, "", Object.entries(all).flat()).flushHeaders();
 }
 
 /** Whether a client would rather have server-sent events than JSON. */

@@ -7,9 +7,9 @@ import { splitTarget } from "./door.ts";
 import type { AnyStream } from "./endpoint.ts";
 import { ApiError } from "./error.ts";
 import { complete, type EventSoFar, newEvent } from "./event.ts";
-import { sendError } from "./raw.ts";
+import { type AnswerHeaders, headersFor, sendError } from "./raw.ts";
 import { type Begun, beginRequest, type Ended, endRequest, logFailure } from "./request-log.ts";
-import { headersFor, toApiError } from "./serve.ts";
+import { toApiError } from "./serve.ts";
 import { SseViewer, writeStreamHead } from "./sse.ts";
 import type { Ending, SocketViewer } from "./viewer.ts";
 import type { Viewers } from "./viewers.ts";
@@ -106,7 +106,10 @@ function endingOf({ begun, status }: SocketViewer, errorCode: Ending["errorCode"
 }
 
 /** How the client wants it. The WebSocket library is loaded when one is first asked for. Throws for a handshake that is wrong. */
-async function viewerFor({ req, res, head }: StreamRequest, headers: Headers): Promise<(last: string | null) => SocketViewer> {
+async function viewerFor(
+  { req, res, head }: StreamRequest,
+  headers: AnswerHeaders,
+): Promise<(last: string | null) => SocketViewer> {
   if (!head) return (last) => new SseViewer(res, headers, last);
   const { checkHandshake, WsViewer } = await import("./ws.ts");
   checkHandshake(req);

@@ -4,6 +4,7 @@ import { WebSocket, WebSocketServer } from "ws";
 import { withoutKeyProtocol } from "./credentials.ts";
 import { ApiError } from "./error.ts";
 import type { Frame } from "./frame.ts";
+import type { AnswerHeaders } from "./raw.ts";
 import { type Ending, PING, SocketViewer } from "./viewer.ts";
 
 const MOST_HEARD_BYTES = 65_536;
@@ -44,12 +45,12 @@ export function checkHandshake({ method, headers }: IncomingMessage): void {
 /** A viewer by WebSocket. Frames are whole messages already, so they pass by the library, which sees to handshake, pings and close. */
 export class WsViewer extends SocketViewer {
   readonly status = 101;
-  #upgrade: (Upgrade & { headers: Headers }) | null;
+  #upgrade: (Upgrade & { headers: AnswerHeaders }) | null;
   #ws: WebSocket | null = null;
   #unanswered = 0;
   #closeCode: number | null = null;
 
-  constructor(upgrade: Upgrade, headers: Headers, lastEventId: string | null) {
+  constructor(upgrade: Upgrade, headers: AnswerHeaders, lastEventId: string | null) {
     super(lastEventId);
     this.#upgrade = { ...upgrade, headers };
   }
@@ -63,7 +64,7 @@ export class WsViewer extends SocketViewer {
     if (protocol === undefined) delete req.headers["sec-websocket-protocol"];
     else req.headers["sec-websocket-protocol"] = protocol;
     server.once("headers", (lines) => {
-      for (const [name, value] of headers) lines.push(`${name}: ${value}`);
+      for (const [name, value] of Object.entries(headers)) lines.push(`${name}: ${value}`);
     });
     res.detachSocket(socket);
     server.handleUpgrade(req, socket, head, (ws) => this.#accepted(ws, socket));
