@@ -5,7 +5,7 @@
  *
  *   npm run build && node bench/cold.mjs [--rounds=7] [--node=PATH] [--jsonl] [--write=no]
  *
- * From Node 22.1 on, every lane reads a compile cache that was filled before, as a deployed function's build fills it.
+ * Every lane begins with what was kept of a start before, as a deployed function's build keeps it; the hello of the framework alone.
  */
 import { execFileSync } from "node:child_process";
 import fs from "node:fs";
@@ -36,8 +36,6 @@ const TARGET = 1.5;
 const HELLO = "hello";
 const NOTHING_BEFORE = new Map();
 const version = execFileSync(options.node, ["--version"], { encoding: "utf8" }).trim().slice(1);
-const [major = 0, minor = 0] = version.split(".").map(Number);
-const isCached = major > 22 || (major === 22 && minor >= 1);
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), "proxy-gpt-cold-"));
 process.once("exit", () => fs.rmSync(folder, { recursive: true, force: true }));
 /** What a function is given in the cloud; nothing of it is asked. */
@@ -56,7 +54,7 @@ const lanes = [HELLO, ...FUNCTIONS].flatMap((name) => [
   { name, metric: "greeting", path: "/" },
   ...(name === HELLO ? [] : [{ name, metric: "loaded", path: "/nowhere" }]),
 ]);
-if (isCached) for (const name of [HELLO, ...FUNCTIONS]) await fillCache(name);
+for (const name of FUNCTIONS) await run(options.node, [path.join(PROJECT_FOLDER, "dist", name, "warm.cjs")]);
 for (let round = 0; round < Number(options.rounds); round++) {
   for (const lane of rotated(lanes, round)) samples.add(lane.name, round, await measure(lane));
   process.stderr.write(`bench: round ${round + 1} of ${options.rounds}\n`);
@@ -93,22 +91,9 @@ async function begin(/** @type {string} */ name) {
       ...settings,
       K_SERVICE: name,
       PORT: String(port),
-      ...(isCached && { NODE_COMPILE_CACHE: path.join(folder, "cache", name) }),
     },
   });
   return { running, port };
-}
-
-/** What Node compiles is written when a process ends. A deployed function is warmed by its own script; the hello as that does it. */
-async function fillCache(/** @type {string} */ name) {
-  const cache = path.join(folder, "cache", name);
-  if (name !== HELLO) {
-    await run(options.node, [path.join(PROJECT_FOLDER, "dist", name, "warm.cjs"), cache]);
-    return;
-  }
-  const { running, port } = await begin(name);
-  while (!(await call({ port, path: "/" }).catch(() => null))) await sleep(5);
-  await running.stop();
 }
 
 function report() {
@@ -134,7 +119,7 @@ function report() {
     `${loaded?.mib.toFixed(0)} MiB`,
   ]);
   const remarks = [
-    `hello: ${spread(hello).median.toFixed(0)} ms, ${spread(samples.get(HELLO, "greetingMiB")).median.toFixed(0)} MiB; Node ${version}${isCached ? " with a compile cache, also for hello" : ""}`,
+    `hello: ${spread(hello).median.toFixed(0)} ms, ${spread(samples.get(HELLO, "greetingMiB")).median.toFixed(0)} MiB; Node ${version}`,
     `other processes used ${othersPercent().toFixed(0)} % of the machine's CPU time during the run`,
   ];
   if (options.jsonl) for (const row of rows) console.log(JSON.stringify({ kind: "cold", node: version, ...row }));

@@ -7,6 +7,11 @@ import { slimUndici } from "./undici.mjs";
 /** The functions, as they are deployed. */
 export const FUNCTIONS = ["user", "group", "chat", "proxy", "system", "mod", "img"];
 
+const BUNDLE = "bundle.cjs";
+/** What is loaded in its place. */
+const CACHED = `#!/usr/bin/env node
+module.exports = require("./cached.cjs").load(\`\${__dirname}/${BUNDLE}\`);\n`;
+
 /** What `ws` takes where it is installed. */
 const OPTIONAL = ["bufferutil", "utf-8-validate"];
 
@@ -19,6 +24,8 @@ const common = {
   minify: true,
   sourcemap: "external",
   metafile: true,
+  // A file beside is required: for an import Node would start another loader, which reads it through once more.
+  supported: { "dynamic-import": false },
   logLevel: "warning",
 };
 
@@ -29,7 +36,7 @@ export async function buildFunction(name) {
   const main = build({
     ...common,
     entryPoints: [name === ALL ? "cli/service.ts" : `functions/${name}/index.ts`],
-    outfile: `${folder}/index.cjs`,
+    outfile: `${folder}/${BUNDLE}`,
     external: [...nativeOf(name), ...OPTIONAL],
     define: { "import.meta.url": '"file:///"' },
     plugins: [partsOf(name), slimUndici],
@@ -45,21 +52,29 @@ export async function buildFunction(name) {
   const root = JSON.parse(await readFile("package-lock.json", "utf8"));
   const results = await Promise.all([main, ...later, ...(name === ALL ? [] : [framework(folder, root)])]);
   await apart(name, results);
+  await cached(folder, "index.cjs");
+  await copyFile("build/warm.cjs", `${folder}/warm.cjs`);
   await writeFile(`${folder}/package.json`, json(packageOf(name, root)));
   await writeFile(`${folder}/package-lock.json`, json(lockOf(name, root)));
   return results.map(({ metafile }) => metafile);
 }
 
-/** What starts a function, as one file, and what fills its compile cache where it is installed. */
+/** What starts a function. */
 async function framework(folder, root) {
   const built = await build({
     ...common,
     entryPoints: ["node_modules/@google-cloud/functions-framework/build/src/main.js"],
-    outfile: `${folder}/framework/main.cjs`,
+    outfile: `${folder}/framework/${BUNDLE}`,
   });
   await writeFile(`${folder}/framework/package.json`, json(frameworkPackage(root)));
-  await copyFile("build/warm.cjs", `${folder}/warm.cjs`);
+  await cached(`${folder}/framework`, "main.cjs");
   return built;
+}
+
+/** The file by which a folder's bundle is loaded with what is compiled of it already. */
+async function cached(folder, file) {
+  await writeFile(`${folder}/${file}`, CACHED, { mode: 0o755 });
+  await copyFile("build/cached.cjs", `${folder}/cached.cjs`);
 }
 
 /** Maps are for whoever reads a stack, and no part of what is deployed. */

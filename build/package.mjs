@@ -15,7 +15,7 @@ export function packageOf(name, root) {
     private: true,
     main: "index.cjs",
     engines: ENGINES,
-    scripts: { start, ...(name !== ALL && { "gcp-build": "node warm.cjs" }) },
+    scripts: { start, "gcp-build": "node warm.cjs" },
     dependencies: dependenciesOf(name, root),
   };
 }

@@ -15,7 +15,7 @@ export function reportOn(name, metafiles) {
         .map((it) => `${path} holds ${it}`),
     ),
     ...(kib(bundle.bytes) > BUDGET[name]
-      ? [`dist/${name}/index.cjs has ${kib(bundle.bytes)} KiB, and its budget is ${BUDGET[name]}`]
+      ? [`dist/${name}/bundle.cjs has ${kib(bundle.bytes)} KiB, and its budget is ${BUDGET[name]}`]
       : []),
   ];
   const largest = Object.entries(inBundle).sort(([, one], [, other]) => other - one);

@@ -1,4 +1,4 @@
-import * as z from "zod";
+import * as z from "zod/mini";
 import type { BusAddress } from "./bus/bus.ts";
 import type { Need } from "./needs.ts";
 import type { StoreAddress } from "./store/open.ts";
@@ -6,68 +6,58 @@ import type { StoreAddress } from "./store/open.ts";
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 
-const setting = <T extends z.ZodType>(schema: T, description: string): T => schema.describe(description);
+/** zod/mini, because it is loaded with every start of a function, of which the rest waits until somebody asks for it. */
+const setting = <T extends z.ZodMiniType>(schema: T, description: string): T => schema.check(z.describe(description));
+const text = (pattern: RegExp, refusal: string) => z.string().check(z.regex(pattern, refusal));
 const wholeWithin = (min: number, max: number) =>
-  z
-    .string()
-    .regex(/^\d{1,15}$/, "is not a whole number")
-    .transform(Number)
-    .pipe(z.number().min(min, `is below ${min}`).max(max, `is above ${max}`));
-const whole = (fallback: number, min = 0, max = 2 ** 31 - 1) => wholeWithin(min, max).prefault(String(fallback));
+  z.pipe(
+    z.pipe(text(/^\d{1,15}$/, "is not a whole number"), z.transform(Number)),
+    z.number().check(z.minimum(min, `is below ${min}`), z.maximum(max, `is above ${max}`)),
+  );
+const whole = (fallback: number, min = 0, max = 2 ** 31 - 1) => z.prefault(wholeWithin(min, max), String(fallback));
 const oneOf = <const T extends readonly [string, ...string[]]>(...values: T) =>
   z.enum(values, { error: `is not one of ${values.join(", ")}` });
-const list = z
-  .string()
-  .transform((text) =>
-    text
-      .split(",")
-      .map((item) => item.trim())
-      .filter(Boolean),
-  )
-  .prefault("");
-const modelName = z.string().regex(/^[\x21-\x7e]{1,128}$/, "is not the name of a model");
-const projectId = z.string().regex(/^[a-z0-9.:-]{1,100}$/, "is not the id of a project");
-const serviceName = z.string().max(128, "is longer than 128 characters");
-const httpUrl = z.string().refine(isHttpUrl, "is not an http or https address");
+const list = z.prefault(z.pipe(z.string(), z.transform(itemsOf)), "");
+const modelName = text(/^[\x21-\x7e]{1,128}$/, "is not the name of a model");
+const projectId = text(/^[a-z0-9.:-]{1,100}$/, "is not the id of a project");
+const serviceName = z.string().check(z.maxLength(128, "is longer than 128 characters"));
+const httpUrl = z.string().check(z.refine(isHttpUrl, "is not an http or https address"));
 
 /** Every setting, by its name in the environment, as `.env.example` shows them. */
 export const settings = z.object({
   API_KEY: setting(
-    z
-      .string()
-      .regex(/^[\x21-\x7e]+$/, "holds a character that no key has")
-      .optional(),
+    z.optional(text(/^[\x21-\x7e]+$/, "holds a character that no key has")),
     "The shared OpenAI (or Azure) key. Also read from OPENAI_API_KEY and GPT_API_KEY. Absent on one machine: a demo model answers.",
   ),
   API_URL: setting(
-    httpUrl.optional(),
+    z.optional(httpUrl),
     "Another OpenAI-compatible upstream, or an Azure resource, deployment or operation address. Also OPENAI_API_URL.",
   ),
   DB_ADDRESS: setting(
-    z.string().optional(),
+    z.optional(z.string()),
     "file:PATH for SQLite, or postgresql://user:password@host/database; a *.neon.tech host is used over HTTP. Also DATABASE_URL. Absent: the SQLite file proxy.db.",
   ),
-  NEON_ENDPOINT: setting(httpUrl.optional(), "The address of Neon's SQL endpoint, where it does not follow from the host."),
+  NEON_ENDPOINT: setting(z.optional(httpUrl), "The address of Neon's SQL endpoint, where it does not follow from the host."),
   REDIS_ADDRESS: setting(
-    z.string().optional(),
+    z.optional(z.string()),
     "redis://…, where several processes share live replies. Also REDIS_HOST, REDIS_PORT and REDIS_PASSWORD. Absent: in this process.",
   ),
-  REDIS_HOST: setting(z.string().optional(), "The host of Redis, instead of REDIS_ADDRESS."),
-  REDIS_PORT: setting(wholeWithin(1, 65_535).optional(), "The port of REDIS_HOST; 6379 if absent."),
-  REDIS_PASSWORD: setting(z.string().optional(), "The password of REDIS_HOST."),
-  UPSTASH_REDIS_REST_URL: setting(httpUrl.optional(), "Redis over HTTP, as Upstash serves it: what functions in the cloud use."),
-  UPSTASH_REDIS_REST_TOKEN: setting(z.string().optional(), "The token of UPSTASH_REDIS_REST_URL."),
+  REDIS_HOST: setting(z.optional(z.string()), "The host of Redis, instead of REDIS_ADDRESS."),
+  REDIS_PORT: setting(z.optional(wholeWithin(1, 65_535)), "The port of REDIS_HOST; 6379 if absent."),
+  REDIS_PASSWORD: setting(z.optional(z.string()), "The password of REDIS_HOST."),
+  UPSTASH_REDIS_REST_URL: setting(z.optional(httpUrl), "Redis over HTTP, as Upstash serves it: what functions in the cloud use."),
+  UPSTASH_REDIS_REST_TOKEN: setting(z.optional(z.string()), "The token of UPSTASH_REDIS_REST_URL."),
   PORT: setting(whole(8080, 0, 65_535), "The port to listen on."),
   ADDRESS: setting(
-    z.string().optional(),
+    z.optional(z.string()),
     "The address to listen on. Default: 127.0.0.1 on one machine; 0.0.0.0, which is every interface, in the cloud.",
   ),
   SIGNUP: setting(
-    oneOf("open", "code", "closed").optional(),
+    z.optional(oneOf("open", "code", "closed")),
     "Who may sign up: open, code (with SIGNUP_CODE) or closed. Default: open on one machine, where the first user is an admin; closed in the cloud.",
   ),
   SIGNUP_CODE: setting(
-    z.string().min(8, "is shorter than 8 characters").optional(),
+    z.optional(z.string().check(z.minLength(8, "is shorter than 8 characters"))),
     "What new people must know when SIGNUP is code.",
   ),
   SESSION_DAYS: setting(whole(7, 1, 365), "Days that a sign-in lasts without use; 30 days in all, or as many as this if more."),
@@ -76,13 +66,13 @@ export const settings = z.object({
     "Origins of browser applications that may use cookies here, separated by commas, such as https://app.example.com.",
   ),
   PROXY_POLICY: setting(
-    oneOf("open", "strict").prefault("open"),
+    z.prefault(oneOf("open", "strict"), "open"),
     "strict: /v1 serves stateless inference only. open: all of /v1 but what mints credentials or manages the organization.",
   ),
   PROXY_DENY: setting(list, "More paths that /v1 refuses, separated by commas, such as /v1/files,/v1/fine_tuning."),
-  DEFAULT_MODEL: setting(modelName.prefault("gpt-4o-mini"), "The model of chats that name none."),
+  DEFAULT_MODEL: setting(z.prefault(modelName, "gpt-4o-mini"), "The model of chats that name none."),
   MODEL_ALIASES: setting(
-    list.prefault("gpt-3=gpt-3.5-turbo"),
+    z.prefault(list, "gpt-3=gpt-3.5-turbo"),
     "Names that chats may use for models, such as fast=gpt-4o-mini,smart=gpt-4o. Any other name goes to the upstream as it is.",
   ),
   MESSAGES_LENGTH: setting(whole(10, 0, 50), "Earlier prompts, with their replies, that a prompt is sent with."),
@@ -94,28 +84,28 @@ export const settings = z.object({
     whole(0, 0, 876_000),
     "Hours after which messages of chats are forgotten: they are in no answer and no context, and are deleted. 0 keeps them for ever.",
   ),
-  IMAGE_MODEL: setting(modelName.prefault("gpt-4o-mini"), "The model that is asked about images."),
+  IMAGE_MODEL: setting(z.prefault(modelName, "gpt-4o-mini"), "The model that is asked about images."),
   MODERATE: setting(
-    oneOf("off", "flag", "block").prefault("off"),
+    z.prefault(oneOf("off", "flag", "block"), "off"),
     "Whether prompts and images go to the upstream's moderation: flag marks them, block refuses what it flags.",
   ),
-  LOG_BODIES: setting(oneOf("on", "off").prefault("on"), "Whether the audit log keeps request and response bodies."),
+  LOG_BODIES: setting(z.prefault(oneOf("on", "off"), "on"), "Whether the audit log keeps request and response bodies."),
   LOG_BODY_BYTES: setting(whole(16_384, 0, 1_048_576), "Bytes of each body that the audit log keeps."),
   RETENTION_DAYS: setting(whole(0, 0, 36_500), "Days that the audit log is kept by `admin prune`; 0 keeps it for ever."),
   TRUST_HOPS: setting(
-    wholeWithin(0, 10).optional(),
+    z.optional(wholeWithin(0, 10)),
     "Proxies in front that append to X-Forwarded-For. Default: 0 on one machine, 1 in the cloud.",
   ),
   GOOGLE_CLOUD_PROJECT: setting(
-    projectId.optional(),
+    z.optional(projectId),
     "The id of the Google Cloud project, by which lines of the log in the cloud belong to their traces.",
   ),
   OTEL_EXPORTER_OTLP_ENDPOINT: setting(
-    httpUrl.optional(),
+    z.optional(httpUrl),
     "The base address of an OpenTelemetry collector (OTLP over HTTP), such as http://localhost:4318. Absent: no spans and metrics. Its headers stand in OTEL_EXPORTER_OTLP_HEADERS.",
   ),
   OTEL_SERVICE_NAME: setting(
-    serviceName.optional(),
+    z.optional(serviceName),
     "What this is called in spans and metrics. Default: proxy-gpt; in the cloud the function's name.",
   ),
   UPSTREAM_TIMEOUT: setting(whole(600, 1, 3_600), "Seconds to wait for the upstream's first byte."),
@@ -238,6 +228,11 @@ function busAddress(s: z.output<typeof settings>): BusAddress | null {
 function modelAliases(pairs: readonly string[]): Map<string, string> | null {
   const aliases = pairs.map((pair) => pair.split("=").map((part) => part.trim()) as [string, string]);
   return aliases.every((it) => it.length === 2 && it.every(Boolean)) ? new Map(aliases) : null;
+}
+
+function itemsOf(text: string): string[] {
+  const items = text.split(",").map((item) => item.trim());
+  return items.filter(Boolean);
 }
 
 function isHttpUrl(text: string): boolean {

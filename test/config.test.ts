@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import * as z from "zod/mini";
 import { ConfigError, readConfig, settings } from "../lib/config.ts";
 
 const KEY = "sk-planted-0123456789abcdef";
@@ -41,7 +42,8 @@ describe("on one machine", () => {
   });
 
   test("every setting is told in words", () => {
-    for (const [name, schema] of Object.entries(settings.shape)) expect(schema.description, name).toMatch(/^.{10,}\.$/s);
+    for (const [name, schema] of Object.entries(settings.shape))
+      expect(z.globalRegistry.get(schema)?.description, name).toMatch(/^.{10,}\.$/s);
   });
 });
 

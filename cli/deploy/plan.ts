@@ -104,11 +104,8 @@ function plainValue(name: string, env: Env, config: Config): string | undefined 
   return name === "API_URL" ? config.upstream.url : env[name]?.trim();
 }
 
-/** Where a function's build has put what Node compiles of it (`warm.cjs` there). */
-const COMPILE_CACHE = "/workspace/.compile-cache";
-/** One service listens by itself; a function is listened for, and starts from what was compiled before. */
-const placed = (name: string): Record<string, string> =>
-  name === ALL ? { ADDRESS: "0.0.0.0" } : { NODE_COMPILE_CACHE: COMPILE_CACHE };
+/** One service listens by itself; a function is listened for. */
+const placed = (name: string): Record<string, string> => (name === ALL ? { ADDRESS: "0.0.0.0" } : {});
 const isFor = (setting: string, spec: Spec) => RECIPIENTS[setting]?.(spec) ?? true;
 
 function needing(need: Need) {

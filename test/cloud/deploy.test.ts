@@ -47,8 +47,7 @@ describe.skipIf(skippedWithoutGcloud("deploy.sh"))("deploy.sh", () => {
     expect(readers("UPSTASH_REDIS_REST_TOKEN")).toEqual(members("chat", "group"));
     expect(readers("SIGNUP_CODE")).toEqual(members("user"));
 
-    const placed = { GOOGLE_CLOUD_PROJECT: PROJECT, NODE_COMPILE_CACHE: "/workspace/.compile-cache" };
-    const common = { NEON_ENDPOINT: cloud.neon.endpoint, MODERATE: "flag", ...placed };
+    const common = { NEON_ENDPOINT: cloud.neon.endpoint, MODERATE: "flag", GOOGLE_CLOUD_PROJECT: PROJECT };
     const { DB_ADDRESS, API_KEY, UPSTASH_REDIS_REST_TOKEN, UPSTASH_REDIS_REST_URL } = cloud.settings;
     const bus = { UPSTASH_REDIS_REST_TOKEN, UPSTASH_REDIS_REST_URL };
     expect(environmentOf(cloud.google, "user")).toEqual({ ...common, DB_ADDRESS, SIGNUP: "code", SIGNUP_CODE: CODE });

@@ -1,10 +1,11 @@
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { createServer } from "node:net";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
 import { NEEDS } from "../../lib/needs.ts";
 import { type NeonBridge, startNeonBridge } from "../bridge/neon.ts";
 import { startUpstashBridge, type UpstashBridge } from "../bridge/upstash.ts";
@@ -151,13 +152,19 @@ export async function startGround(): Promise<Ground> {
 /** A deployment: by the function's name, the instances that requests go to. A test may change which. */
 export type Cloud = Ground & { serving: Map<Name, Instance[]>; instances: readonly Instance[] };
 
-/** Starts what is named, as often as it is named. */
-export async function startCloud(names: readonly Name[], place?: Place): Promise<Cloud> {
+/** Starts what is named, as often as it is named, each with what its own script keeps where it is deployed. */
+export async function startCloud(names: readonly Name[], place: Place = {}): Promise<Cloud> {
   const ground = await startGround();
+  for (const name of new Set(names)) await warm(`dist/${name}`, place.node);
   const instances = await Promise.all(names.map((name) => spawnFunction(name, ground.settingsOf(name), place)));
   const serving = new Map<Name, Instance[]>(names.map((name) => [name, []]));
   for (const [at, instance] of instances.entries()) serving.get(names[at] as Name)?.push(instance);
   return cloudOf(ground, instances, serving);
+}
+
+async function warm(folder: string, node = process.execPath): Promise<void> {
+  const { stderr } = await promisify(execFile)(node, [`${folder}/warm.cjs`]);
+  if (stderr !== "") throw new Error(stderr);
 }
 
 /** Two processes, each of which is every function: of the bundle for one service in the cloud, or of the command on one machine. */
@@ -170,6 +177,7 @@ export async function startServices(form: "all" | "local"): Promise<Cloud> {
       ...{ SIGNUP: "closed", TRUST_HOPS: "1" },
     },
   }[form];
+  if (form === "all") await warm("dist/all");
   const words = { all: ["dist/all/index.cjs"], local: ["dist/local/main.mjs", "start"] }[form];
   const instances = await Promise.all(["one", "two"].map((name) => spawnInstance(name, words, settings)));
   return cloudOf(ground, instances, new Map(NAMES.map((name) => [name, [...instances]])));

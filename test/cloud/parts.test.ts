@@ -2,6 +2,7 @@ import { execFile } from "node:child_process";
 import { once } from "node:events";
 import {
   cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -70,8 +71,8 @@ describe("what was built", () => {
     cpSync("build.mjs", join(project, "build.mjs"));
     const failed = await run(process.execPath, ["build.mjs"], { cwd: project }).catch((error) => error);
     expect(failed.code).toBe(1);
-    expect(failed.stderr).toContain("dist/mod/index.cjs holds ioredis");
-    expect(failed.stderr).toMatch(/dist\/mod\/index\.cjs has \d+ KiB, and its budget is 100/);
+    expect(failed.stderr).toContain("dist/mod/bundle.cjs holds ioredis");
+    expect(failed.stderr).toMatch(/dist\/mod\/bundle\.cjs has \d+ KiB, and its budget is 100/);
   });
 });
 
@@ -136,6 +137,65 @@ test("where a collector is set, spans and metrics go there by the library beside
   expect(await stderr).toBe("");
 });
 
+describe("what a folder's own script keeps of a start", () => {
+  const warmed = async (name: Name | "all", to: string) => {
+    const copy = join(folder, to);
+    cpSync(`dist/${name}`, copy, { recursive: true, filter: (it) => !it.endsWith(".cache") });
+    const { stderr } = await run(process.execPath, [join(copy, "warm.cjs")]);
+    return { copy, stderr };
+  };
+  /** Whether V8 takes what is kept beside a bundle. */
+  const isTaken = async (bundle: string) => {
+    const script = `
+      const { wrap } = require("node:module"), { readFileSync } = require("node:fs"), { Script } = require("node:vm");
+      const text = readFileSync(process.argv[1], "utf8").replace(/^#!.*/, "");
+      const cachedData = readFileSync(process.argv[1] + ".cache");
+      console.log(new Script(wrap(text), { cachedData }).cachedDataRejected);`;
+    return (await run(process.execPath, ["-e", script, bundle])).stdout === "false\n";
+  };
+
+  test.each<Name | "all">([...NAMES, "all"])("of %s is taken by a later one, and nothing else is written", async (name) => {
+    const { copy, stderr } = await warmed(name, `kept-${name}`);
+    expect(stderr).toBe("");
+    const kept = readdirSync(copy, { recursive: true }).filter((it) => !existsSync(join(`dist/${name}`, String(it))));
+    const bundles = ["bundle.cjs", ...(name === "all" ? [] : ["framework/bundle.cjs"])];
+    expect(kept.map(String).filter((it) => !it.endsWith(".cache"))).toEqual([]);
+    for (const bundle of bundles) expect(await isTaken(join(copy, bundle)), bundle).toBe(true);
+  });
+
+  test("is passed over where it is another bundle's, or broken off, or nothing", async () => {
+    const { copy } = await warmed("mod", "kept-badly");
+    const file = join(copy, "bundle.cjs.cache");
+    const whole = readFileSync(file);
+    for (const other of [readFileSync(join(copy, "framework/bundle.cjs.cache")), whole.subarray(0, 100_000), Buffer.alloc(0)]) {
+      writeFileSync(file, other);
+      expect(await isTaken(join(copy, "bundle.cjs"))).toBe(false);
+      const instance = await startFunction("mod", { ...STORE, ...UPSTREAM }, { folder: copy });
+      onTestFinished(() => void instance.stop("SIGKILL"));
+      expect((await fetch(`${instance.url}/nowhere`)).status).toBe(404);
+      expect(await instance.stop("SIGTERM")).toBe(0);
+      expect(await instance.stderr).toBe("");
+    }
+  });
+
+  test("is missing without harm where nothing could be started, which is said", async () => {
+    const { copy } = await warmed("mod", "kept-nothing");
+    rmSync(join(copy, "bundle.cjs.cache"));
+    change(join(copy, "bundle.cjs"), /^/, "process.exit(3);");
+    const { stderr } = await run(process.execPath, [join(copy, "warm.cjs")]);
+    expect(stderr).toBe("mod could not be started before it is needed; each start will compile it\n");
+    expect(existsSync(join(copy, "bundle.cjs.cache"))).toBe(false);
+  });
+
+  test("leaves each place in the code where its map has it", async () => {
+    const { copy } = await warmed("mod", "kept-places");
+    change(join(copy, "bundle.cjs"), /^/, 'throw new Error("here");');
+    const started = await run(process.execPath, [join(copy, "index.cjs")]).catch((error) => error);
+    const [place] = started.stderr.match(/bundle\.cjs:\d+:\d+/) ?? [];
+    expect(place).toBe("bundle.cjs:1:7");
+  });
+});
+
 describe("each folder is a package that npm installs from its lock file, without running a script", () => {
   test.each<[name: Name, settings: Record<string, string>]>([
     ["user", STORE],
@@ -149,6 +209,8 @@ describe("each folder is a package that npm installs from its lock file, without
       await npm("ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund");
       const { stdout } = await npm("exec", "--no", "--call", "command -v functions-framework");
       expect(realpathSync(stdout.trim())).toBe(join(copy, "framework/main.cjs"));
+      // As it is built where it is deployed.
+      await npm("run", "gcp-build");
       const instance = await startFunction(name, settings, { folder: copy, framework: "node_modules/.bin/functions-framework" });
       onTestFinished(() => void instance.stop("SIGKILL"));
       expect(await (await fetch(`${instance.url}/`)).text()).toBe("Hello, World!");

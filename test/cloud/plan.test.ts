@@ -52,10 +52,9 @@ test("a function is given the secrets that it uses, and no other", () => {
 test("other settings that are set go as variables to whom they concern, by their own names", () => {
   const [user, proxy, all] = planOf(["user", "proxy", "all"], env, "demo-project").map(({ variables }) => variables);
   const everyone = { MESSAGES_LENGTH: "5", OTEL_EXPORTER_OTLP_ENDPOINT: "https://collector.example.com" };
-  const compiled = { NODE_COMPILE_CACHE: "/workspace/.compile-cache" };
   const [SIGNUP, API_URL, GOOGLE_CLOUD_PROJECT] = ["code", "https://upstream.example.com", "demo-project"];
-  expect(user).toEqual({ ...everyone, ...compiled, GOOGLE_CLOUD_PROJECT, SIGNUP });
-  expect(proxy).toEqual({ ...everyone, ...compiled, GOOGLE_CLOUD_PROJECT, API_URL });
+  expect(user).toEqual({ ...everyone, GOOGLE_CLOUD_PROJECT, SIGNUP });
+  expect(proxy).toEqual({ ...everyone, GOOGLE_CLOUD_PROJECT, API_URL });
   const { UPSTASH_REDIS_REST_URL } = env;
   expect(all).toEqual({ ...everyone, GOOGLE_CLOUD_PROJECT, SIGNUP, API_URL, UPSTASH_REDIS_REST_URL, ADDRESS: "0.0.0.0" });
   expect(JSON.stringify(planOf(names, env, "p"))).not.toContain("planted");
