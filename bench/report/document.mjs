@@ -52,8 +52,9 @@ export function writeColdSection(file, { machine, rounds, cells, remarks, major 
 ## Cold starts, Node ${major}
 
 Written by \`npm run build && node bench/cold.mjs\` on ${machine.date}: CPU time from a process's beginning to its first answer, ${rounds}
-interleaved rounds, on ${machine.cpu}, ${machine.cores} cores. \`hello\` is a function that says no more, in the same bundled framework. At first a
-function looks at its settings and greets; the rest of it is loaded with the first request for something else.
+interleaved rounds, on ${machine.cpu}, ${machine.cores} cores. \`plain hello\` is a function that says no more, in the same bundled framework, which is compiled as it
+starts; \`hello\` begins with what was kept of the framework, as the functions do. At first a function looks at its settings and
+greets; the rest of it is loaded with the first request for something else.
 
 ${markdownTable(cells)}
 
