@@ -284,9 +284,10 @@ describe.skipIf(isSkipped).each([
     });
   });
 
-  test("a stream ends soon after its viewer was removed from the group or the chat, whichever instance it is at", async () => {
+  test("whoever is added to the group or removed, here or in the chat, those who watch are told, and a removed one's streams end", async () => {
     const host = await startHost(cloud.serving, { strips: false });
-    const [owner, member, guest] = [
+    const [owner, member, guest, joiner] = [
+      await someone(cloud, host.url),
       await someone(cloud, host.url),
       await someone(cloud, host.url),
       await someone(cloud, host.url),
@@ -298,13 +299,20 @@ describe.skipIf(isSkipped).each([
     const watch = (by: Caller) => watchStream(`${host.url}/chat/stream?id=${chat_id}`, by.token);
     const guests = [await watch(guest), await watch(guest)];
     const members = [await watch(member), await watch(member)];
-    expect(new Set(guests.map(servedBy)).size).toBe(2);
-    expect(new Set(members.map(servedBy)).size).toBe(2);
-    // The chat's own function tells the others; of what another one does it hears when it looks, within 30 seconds.
+    const owners = [await watch(owner), await watch(owner)];
+    for (const viewers of [guests, members, owners]) expect(new Set(viewers.map(servedBy)).size).toBe(2);
+    const told = (...changes: [added: Caller[], removed: Caller[]][]) =>
+      changes.map(([added, removed]) => ({ added: added.map(({ id }) => id), removed: removed.map(({ id }) => id) }));
+    const heard = (viewers: typeof owners, changes: ReturnType<typeof told>) =>
+      until(() => viewers.every((it) => JSON.stringify(it.named("member")) === JSON.stringify(changes)));
+
+    await must(owner.post("/group/members/add", { group_id, user_ids: [joiner.id, member.id] }));
     await must(owner.post("/chat/user/remove", { chat_id, user_ids: [guest.id] }));
     for (const viewer of guests) expect(await viewer.over).toBe("ended");
     await must(owner.post("/group/members/remove", { group_id, user_ids: [member.id] }));
     for (const viewer of members) expect(await viewer.over).toBe("ended");
+    await heard(owners, told([[joiner], []], [[], [guest]], [[], [member]]));
+    for (const viewer of owners) viewer.leave();
     await host.close();
   }, 60_000);
 

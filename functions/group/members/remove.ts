@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { groupOwnerOrLeaving } from "../../../lib/access.ts";
+import { announceToGroup } from "../../../lib/chat/announce.ts";
 import { endpoint } from "../../../lib/http/endpoint.ts";
 import { ApiError } from "../../../lib/http/error.ts";
 import { id, people } from "../../../lib/http/fields.ts";
@@ -14,10 +15,12 @@ export const removeMembers = endpoint({
   input: z.object({ group_id: id, ...people }),
   output: MembersView,
   errors: ["forbidden", "not_found", "last_owner"],
-  run: async ({ grant: { caller, group, userIds }, deps: { store, now, membership } }) => {
+  run: async ({ grant: { caller, group, userIds }, deps }) => {
+    const { store, now, membership } = deps;
     const removed = await groups.removeMembers(store, group.id, userIds, new Date(now()), caller.userId);
     if (!removed) throw new ApiError("last_owner");
     membership.check();
+    await announceToGroup(deps, group.id, { t: "member", added: [], removed: userIds });
     return membersView(await groups.members(store, group.id));
   },
 });
