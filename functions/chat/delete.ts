@@ -1,7 +1,6 @@
 import * as z from "zod";
 import { chatOwner } from "../../lib/access.ts";
-import { announce, announceCleared } from "../../lib/chat/announce.ts";
-import { tellToStop } from "../../lib/chat/stop.ts";
+import { tellDeleted } from "../../lib/chat/deleted.ts";
 import { endpoint } from "../../lib/http/endpoint.ts";
 import { ApiError } from "../../lib/http/error.ts";
 import { nothing } from "../../lib/http/fields.ts";
@@ -20,10 +19,7 @@ export const remove = endpoint({
     const seenBy = await chats.participants(deps.store, chat.id);
     const running = await chats.remove(deps.store, chat.id, caller.userId);
     if (!running) throw new ApiError("not_found");
-    await tellToStop(deps, chat.id, running, caller.userId);
-    // A key that names another chat some day finds nothing of this one.
-    await announceCleared(deps, chat.id, running, null, chat.createdAt.getTime());
-    await announce(deps, chat.id, { t: "member", added: [], removed: seenBy.map(({ id }) => id) });
+    await tellDeleted(deps, { chat, running, seenBy: seenBy.map(({ id }) => id) }, caller.userId);
     return {};
   },
 });

@@ -6,8 +6,8 @@ import type { Told } from "./told.ts";
 
 /** How long an answer waits for those who watch to be told. */
 const PATIENCE_MS = 300;
-/** How many chats of a group are told who joined or left it. What is left open in others the rounds find (`lib/auth/membership.ts`). */
-const MOST_TOLD = 100;
+/** How many chats of a group are told what became of it. What is left open in others the rounds find (`lib/auth/membership.ts`). */
+export const MOST_TOLD = 100;
 
 type Needs = Pick<Deps, "bus" | "log">;
 
@@ -17,8 +17,8 @@ export const announce = (deps: Needs, chatId: string, told: Told): Promise<void>
 
 /** Tells those who watch chats of a group, of which it is the last changed that are watched. */
 export async function announceToGroup(deps: Needs & Pick<Deps, "store">, groupId: string, told: Told): Promise<void> {
-  const chatIds = await latestOfGroup(deps.store, groupId, MOST_TOLD);
-  await Promise.all(chatIds.map((id) => announce(deps, id, told)));
+  const chats = await latestOfGroup(deps.store, groupId, MOST_TOLD);
+  await Promise.all(chats.map(({ id }) => announce(deps, id, told)));
 }
 
 /**

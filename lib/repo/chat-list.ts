@@ -46,14 +46,17 @@ export async function listForMember(store: Store, userId: string, filter: ChatFi
 }
 
 /** The chats of a group, the last changed first. */
-export async function latestOfGroup({ db, chats }: Store, groupId: string, limit: number): Promise<string[]> {
-  const found = await db
-    .select({ id: chats.id })
+export async function latestOfGroup(
+  { db, chats }: Store,
+  groupId: string,
+  limit: number,
+): Promise<Pick<ChatView, "id" | "createdAt">[]> {
+  return db
+    .select({ id: chats.id, createdAt: chats.createdAt })
     .from(chats)
     .where(eq(chats.groupId, groupId))
     .orderBy(desc(chats.updatedAt), desc(chats.id))
     .limit(limit);
-  return found.map(({ id }) => id);
 }
 
 /** Which chats are on a page. What is shown of them is read for these alone, and no chat is read that the user does not see. */

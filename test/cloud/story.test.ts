@@ -284,7 +284,7 @@ describe.skipIf(isSkipped).each([
     });
   });
 
-  test("whoever is added to the group or removed, here or in the chat, those who watch are told, and a removed one's streams end", async () => {
+  test("whoever is added to the group or removed, here or in the chat, those who watch are told; a removed one's streams end, and all with the group", async () => {
     const host = await startHost(cloud.serving, { strips: false });
     const [owner, member, guest, joiner] = [
       await someone(cloud, host.url),
@@ -312,7 +312,8 @@ describe.skipIf(isSkipped).each([
     await must(owner.post("/group/members/remove", { group_id, user_ids: [member.id] }));
     for (const viewer of members) expect(await viewer.over).toBe("ended");
     await heard(owners, told([[joiner], []], [[], [guest]], [[], [member]]));
-    for (const viewer of owners) viewer.leave();
+    await must(owner.post("/group/delete", { id: group_id }));
+    for (const viewer of owners) expect(await viewer.over).toBe("ended");
     await host.close();
   }, 60_000);
 

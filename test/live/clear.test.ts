@@ -440,6 +440,36 @@ describe.skipIf(isSkipped)("two instances on one Postgres and one Redis", { time
     }
   });
 
+  test("chats are gone with their group: who makes a reply, who watches and Redis have nothing of them", async () => {
+    const { one, other, at, member } = await two();
+    const owner = (await ownChat(one.app, "another")).owner;
+    const post = async (path: string, body: Record<string, unknown>) => {
+      const { status, json } = await one.app.call(path, { token: owner.token, body });
+      expect(status).toBe(200);
+      return json;
+    };
+    const { id: group_id } = await post("/group/create", { name: "A group" });
+    await post("/group/members/add", { group_id, user_ids: [member.id] });
+    const { id } = await post("/chat/create", { group_id });
+    const seen = (it: typeof one) => chatOf(it.app, id, owner, [member]);
+    echo();
+    await seen(one).prompt({ prompt: "secret before", stream: true });
+    const model = modelFor(upstream, "secret now");
+    const answer = seen(other).prompt({ prompt: "secret now", stream: true });
+    await model.asked;
+    await model.say("secret words");
+    const viewers = [await seen(one).watch(member), await seen(other).watch(member)];
+    for (const viewer of viewers) await viewer.partly("secret now", "secret words");
+    expect(await inRedis()).toContain("secret before");
+
+    await post("/group/delete", { id: group_id });
+    for (const viewer of viewers) expect(await viewer.over).toBe("ended");
+    expect((await (await model.asked).closed).aborted).toBe(true);
+    expect((await answer).json.message?.state ?? (await answer).status).toSatisfy((told) => told === "stopped" || told === 404);
+    expect(await inRedis()).not.toContain("secret");
+    expect((await at(other).call("/chat/read", { id })).status).toBe(404);
+  });
+
   test(`a chat that is made again has nothing of prompts at the moment when the old one was deleted (seed ${seed})`, async () => {
     const chance = random(seed + 1);
     const { one, first, second } = await two();
