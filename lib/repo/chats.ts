@@ -1,5 +1,6 @@
 import { and, asc, eq, inArray, or, type SQL, sql } from "drizzle-orm";
 import { ApiError } from "../http/error.ts";
+import { compiled, given, reading } from "../store/compiled.ts";
 import type { Store } from "../store/store.ts";
 import { valuesOf } from "../store/values.ts";
 import type { Running } from "./messages.ts";
@@ -53,13 +54,14 @@ export async function createNamed({ db, chats }: Store, chat: Omit<NewChat, "gro
 
 /** A chat, for somebody who sees it. Absent and not to be seen look the same on purpose. */
 export async function findForMember(store: Store, chatId: string, userId: string): Promise<ChatView | null> {
-  const { db, chats } = store;
-  const [found] = await db
-    .select(columns(store))
-    .from(chats)
-    .where(and(eq(chats.id, chatId), visibleTo(store, userId)));
+  const [[found]] = await seenBy(store, { chatId, userId });
   return found ?? null;
 }
+
+const seenBy = compiled((store) => {
+  const isIt = and(eq(store.chats.id, given("chatId")), visibleTo(store, given("userId")));
+  return [reading(columns(store), store.db.select(columns(store)).from(store.chats).where(isIt))] as const;
+});
 
 /** Changes a chat of its owner's; null when there is none. */
 export async function update(
@@ -201,8 +203,10 @@ export const columns = ({ chats: c }: Store) => ({
 });
 
 /** The instant of a chat's change. It never goes back, however late a change is written that was begun before another. */
-export const notBefore = ({ chats: { updatedAt } }: Store, at: Date): SQL =>
-  sql`case when ${updatedAt} > ${sql.param(at, updatedAt)} then ${updatedAt} else ${sql.param(at, updatedAt)} end`;
+export const notBefore = ({ chats: { updatedAt } }: Store, at: Date | SQL): SQL => {
+  const then = at instanceof Date ? sql`${sql.param(at, updatedAt)}` : at;
+  return sql`case when ${updatedAt} > ${then} then ${updatedAt} else ${then} end`;
+};
 
 /** The statement that takes a chat until the end of its transaction, and changes nothing: what comes after it has the chat alone. */
 export const take = (q: Store["db"], { chats }: Store, which: SQL | undefined) =>

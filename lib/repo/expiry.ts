@@ -1,4 +1,5 @@
 import { and, eq, gt, lte, type SQL, sql } from "drizzle-orm";
+import { given } from "../store/compiled.ts";
 import type { Store } from "../store/store.ts";
 
 /** Which messages have not expired; the one place that says so. Undefined, where none ever does. */
@@ -6,6 +7,10 @@ export function kept({ messages, expiredAt }: Store): SQL | undefined {
   const at = expiredAt();
   return at ? gt(messages.createdAt, at) : undefined;
 }
+
+/** The same in a compiled statement, which is given `expiredAt`. */
+export const keptAsGiven = ({ messages, expiredAt }: Store): SQL | undefined =>
+  expiredAt() ? gt(messages.createdAt, given("expiredAt", messages.createdAt)) : undefined;
 
 /** Deletes up to `limit` messages that have expired, the oldest first; answers how many went. */
 export async function prune({ db, messages, expiredAt, leavingTaken }: Store, limit: number): Promise<number> {

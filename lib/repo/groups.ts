@@ -1,5 +1,6 @@
 import { and, asc, type Column, eq, exists, gt, inArray, notInArray, sql } from "drizzle-orm";
 import { ApiError } from "../http/error.ts";
+import { compiled, given, reading } from "../store/compiled.ts";
 import type { Store } from "../store/store.ts";
 import { valuesOf } from "../store/values.ts";
 import { take } from "./chats.ts";
@@ -24,14 +25,16 @@ export async function create(store: Store, group: NewGroup, ownerId: string): Pr
 
 /** A group, for one of its members. Absent and not-a-member look the same on purpose. */
 export async function findForMember(store: Store, groupId: string, userId: string): Promise<GroupView | null> {
-  const { db, groups, groupMembers } = store;
-  const [found] = await db
-    .select(columns(store))
-    .from(groups)
-    .innerJoin(groupMembers, and(eq(groupMembers.groupId, groups.id), eq(groupMembers.userId, userId)))
-    .where(eq(groups.id, groupId));
+  const [[found]] = await ofMember(store, { groupId, userId });
   return found ?? null;
 }
+
+const ofMember = compiled((store) => {
+  const { db, groups, groupMembers } = store;
+  const theirs = and(eq(groupMembers.groupId, groups.id), eq(groupMembers.userId, given("userId")));
+  const query = db.select(columns(store)).from(groups).innerJoin(groupMembers, theirs);
+  return [reading(columns(store), query.where(eq(groups.id, given("groupId"))))] as const;
+});
 
 /** The groups that a user is a member of, by id from the one after `after`; ids are UUIDv7, so the oldest come first. */
 export async function listForMember(

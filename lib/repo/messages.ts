@@ -1,4 +1,5 @@
-import { and, desc, eq, exists, getTableColumns, gt, gte, lt, or, sql } from "drizzle-orm";
+import { and, desc, eq, exists, getTableColumns, gt, gte, lt, or, type SQL, sql } from "drizzle-orm";
+import { compiled, given, reading } from "../store/compiled.ts";
 import type { Store } from "../store/store.ts";
 import { notBefore, take, visibleTo } from "./chats.ts";
 import { kept } from "./expiry.ts";
@@ -23,30 +24,49 @@ export type Ending = {
 /** The error code of a reply whose producer died. It is a guess, so the producer's own word overrules it. */
 export const INTERRUPTED = "interrupted";
 
+export type Key = { id: string; chatId: string };
+
 /** Ends a reply and answers the message; null where it is gone. Only the first end counts, but for a guess. */
 export async function end(store: Store, key: Claim, ending: Ending, at: Date): Promise<MessageView | null> {
-  const { messages, chats } = store;
-  // An id may have been given again since, to another prompt.
-  const isIt = and(isKey(store, key), eq(messages.requestId, key.requestId));
-  const guess = ending.errorCode === INTERRUPTED;
-  const open = guess ? eq(messages.state, "streaming") : or(eq(messages.state, "streaming"), eq(messages.errorCode, INTERRUPTED));
-  const counts = and(isIt, open);
-  const [, , [message]] = await store.atomic((q) => [
-    // The chat first, as in a claim: one that is repeated while its reply ends would else wait for this, and this for it.
-    q
-      .update(chats)
-      .set({ updatedAt: notBefore(store, at) })
-      .where(and(eq(chats.id, key.chatId), exists(q.select({ id: messages.id }).from(messages).where(counts)))),
-    q
-      .update(messages)
-      .set({ ...ending, updatedAt: at })
-      .where(counts),
-    selectView(q, store).where(isIt),
-  ]);
+  const run = ending.errorCode === INTERRUPTED ? endByGuess : endForGood;
+  const [, , [message]] = await run(store, { ...key, ...ending, at });
   return message ?? null;
 }
 
-export type Key = { id: string; chatId: string };
+const endForGood = compiled((store) => endingIf(store, or(STREAMING, eq(store.messages.errorCode, INTERRUPTED))));
+const endByGuess = compiled((store) => endingIf(store, STREAMING));
+
+function endingIf(store: Store, open: SQL | undefined) {
+  const { db, messages, chats } = store;
+  const chatId = given("chatId");
+  // An id may have been given again since, to another prompt.
+  const isIt = and(eq(messages.id, given("id")), eq(messages.chatId, chatId), eq(messages.requestId, given("requestId")));
+  const counts = and(isIt, open);
+  const of = (name: keyof Ending) => given(name, messages[name]);
+  return [
+    // The chat first, as in a claim: one that is repeated while its reply ends would else wait for this, and this for it.
+    db
+      .update(chats)
+      .set({ updatedAt: notBefore(store, given("at", chats.updatedAt)) })
+      .where(and(eq(chats.id, chatId), exists(db.select({ id: messages.id }).from(messages).where(counts)))),
+    db
+      .update(messages)
+      .set({
+        ...{
+          state: of("state"),
+          reply: of("reply"),
+          stoppedBy: of("stoppedBy"),
+          errorCode: of("errorCode"),
+          flagged: of("flagged"),
+        },
+        ...{ contextTokens: of("contextTokens"), promptTokens: of("promptTokens"), completionTokens: of("completionTokens") },
+        updatedAt: given("at", messages.updatedAt),
+      })
+      .where(counts),
+    reading(viewColumns(store), selectView(db, store).where(isIt)),
+  ] as const;
+}
+
 /** A reply that is being made: whose it is, is told by the request that claimed it, since an id can be used again. */
 export type Running = { id: string; requestId: string };
 type Claim = Key & Running;
@@ -173,8 +193,7 @@ const STREAMING = sql`state = 'streaming'`;
 
 const isKey = ({ messages }: Store, { id, chatId }: Key) => and(eq(messages.id, id), eq(messages.chatId, chatId));
 
-export const selectView = (q: Store["db"], { messages, users }: Store) =>
-  q
-    .select({ ...getTableColumns(messages), username: users.username })
-    .from(messages)
-    .leftJoin(users, eq(users.id, messages.userId));
+export const selectView = (q: Store["db"], store: Store) =>
+  q.select(viewColumns(store)).from(store.messages).leftJoin(store.users, eq(store.users.id, store.messages.userId));
+
+export const viewColumns = ({ messages, users }: Store) => ({ ...getTableColumns(messages), username: users.username });

@@ -1,4 +1,5 @@
-import { and, asc, eq, gt, inArray, isNotNull, isNull, or, sql } from "drizzle-orm";
+import { and, asc, eq, gt, inArray, isNotNull, isNull, or, type SQL, sql } from "drizzle-orm";
+import { compiled, given, reading } from "../store/compiled.ts";
 import { type Store, storeError } from "../store/store.ts";
 
 export type UserView = Omit<Store["users"]["$inferSelect"], "passwordHash">;
@@ -37,14 +38,16 @@ export function makeFirstAdmin(q: Store["db"], { users, settings }: Store, userI
 }
 
 /** The statement that reads a user by id. For use in `atomic`. */
-export const select = (q: Store["db"], store: Store, id: string) =>
+export const select = (q: Store["db"], store: Store, id: string | SQL) =>
   q.select(columns(store)).from(store.users).where(eq(store.users.id, id));
 
 /** A user by id. */
 export async function find(store: Store, id: string): Promise<UserView | null> {
-  const [found] = await select(store.db, store, id);
+  const [[found]] = await byId(store, { id });
   return found ?? null;
 }
+
+const byId = compiled((store) => [reading(columns(store), select(store.db, store, given("id")))] as const);
 
 /** A user by username, in its canonical form. */
 export async function findByUsername(store: Store, username: string): Promise<UserView | null> {

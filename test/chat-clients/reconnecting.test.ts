@@ -129,7 +129,7 @@ describe.concurrent(`cut in the middle (SEED=${seed})`, () => {
   });
 
   test("streams that rotate after a few kilobytes leave nothing out, and say only that they do", async () => {
-    const rotating = await startChats({}, { limits: { rotateBytes: 4_000 } });
+    const rotating = await startChats({}, { limits: { rotateBytes: 1_500 } });
     const chat = await rotating.chat();
     const all = await everyone({ url: rotating.app.url, chatId: chat.id, person: chat.owner });
     const pieces = trickyPieces(random(seed), 400);

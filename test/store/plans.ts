@@ -26,7 +26,11 @@ export async function statementsOf(
     for (const query of build(db)) results.push(await query);
     return results;
   };
-  await work({ ...store, db, atomic: atomic as unknown as Store["atomic"] });
+  const run = async (statements: readonly Statement[]) => {
+    sent.push(...statements);
+    return statements.map(() => []);
+  };
+  await work({ ...store, db, atomic: atomic as unknown as Store["atomic"], run });
   return sent;
 }
 
