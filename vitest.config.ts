@@ -8,6 +8,7 @@ const LONG = [
   "test/live/*.test.ts",
   "test/bus/{faults,upstash,exit}.test.ts",
   "test/chat/{lifecycle,store-down,idempotency,failure}.test.ts",
+  "test/chosen/{expiry,moderation}.test.ts",
   "test/chat-clients/{reconnecting,resume,openai-failures}.test.ts",
   "test/llm/{slices,completion}.test.ts",
   "test/store/*.test.ts",

@@ -167,6 +167,16 @@ async function warm(folder: string, node = process.execPath): Promise<void> {
   if (stderr !== "") throw new Error(stderr);
 }
 
+/** Whether V8 takes what was kept beside a bundle. */
+export async function takesKept(bundle: string, node = process.execPath, flags: readonly string[] = []): Promise<boolean> {
+  const script = `
+    const { wrap } = require("node:module"), { readFileSync } = require("node:fs"), { Script } = require("node:vm");
+    const text = readFileSync(process.argv[1], "utf8").replace(/^#!.*/, "");
+    const cachedData = readFileSync(process.argv[1] + ".cache");
+    process.stdout.write(String(new Script(wrap(text), { cachedData }).cachedDataRejected));`;
+  return (await promisify(execFile)(node, [...flags, "-e", script, bundle])).stdout === "false";
+}
+
 /** Two processes, each of which is every function: of the bundle for one service in the cloud, or of the command on one machine. */
 export async function startServices(form: "all" | "local"): Promise<Cloud> {
   const ground = await startGround();

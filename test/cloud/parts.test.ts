@@ -18,7 +18,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { NAMES, type Name, spawnFunction, startFunction } from "./functions.ts";
+import { NAMES, type Name, spawnFunction, startFunction, takesKept } from "./functions.ts";
 
 // What is in each function's folder, what it asks for as it starts, and how it is installed.
 
@@ -144,23 +144,13 @@ describe("what a folder's own script keeps of a start", () => {
     const { stderr } = await run(process.execPath, [join(copy, "warm.cjs")]);
     return { copy, stderr };
   };
-  /** Whether V8 takes what is kept beside a bundle. */
-  const isTaken = async (bundle: string) => {
-    const script = `
-      const { wrap } = require("node:module"), { readFileSync } = require("node:fs"), { Script } = require("node:vm");
-      const text = readFileSync(process.argv[1], "utf8").replace(/^#!.*/, "");
-      const cachedData = readFileSync(process.argv[1] + ".cache");
-      console.log(new Script(wrap(text), { cachedData }).cachedDataRejected);`;
-    return (await run(process.execPath, ["-e", script, bundle])).stdout === "false\n";
-  };
-
   test.each<Name | "all">([...NAMES, "all"])("of %s is taken by a later one, and nothing else is written", async (name) => {
     const { copy, stderr } = await warmed(name, `kept-${name}`);
     expect(stderr).toBe("");
     const kept = readdirSync(copy, { recursive: true }).filter((it) => !existsSync(join(`dist/${name}`, String(it))));
     const bundles = ["bundle.cjs", ...(name === "all" ? [] : ["framework/bundle.cjs"])];
     expect(kept.map(String).filter((it) => !it.endsWith(".cache"))).toEqual([]);
-    for (const bundle of bundles) expect(await isTaken(join(copy, bundle)), bundle).toBe(true);
+    for (const bundle of bundles) expect(await takesKept(join(copy, bundle)), bundle).toBe(true);
   });
 
   test("is passed over where it is another bundle's, or broken off, or nothing", async () => {
@@ -169,7 +159,7 @@ describe("what a folder's own script keeps of a start", () => {
     const whole = readFileSync(file);
     for (const other of [readFileSync(join(copy, "framework/bundle.cjs.cache")), whole.subarray(0, 100_000), Buffer.alloc(0)]) {
       writeFileSync(file, other);
-      expect(await isTaken(join(copy, "bundle.cjs"))).toBe(false);
+      expect(await takesKept(join(copy, "bundle.cjs"))).toBe(false);
       const instance = await startFunction("mod", { ...STORE, ...UPSTREAM }, { folder: copy });
       onTestFinished(() => void instance.stop("SIGKILL"));
       expect((await fetch(`${instance.url}/nowhere`)).status).toBe(404);

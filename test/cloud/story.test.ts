@@ -25,7 +25,7 @@ import { skippedWithoutRedis } from "../support/redis.ts";
 import { until } from "../support/relay.ts";
 import { replyText } from "../support/upstream-answers.ts";
 import { Caller, must } from "./caller.ts";
-import { type Cloud, type Instance, type Name, startCloud, startServices } from "./functions.ts";
+import { type Cloud, type Instance, type Name, startCloud, startServices, takesKept } from "./functions.ts";
 import { CLIENT, type Host, startHost } from "./host.ts";
 
 // The seven built functions, each its own process with just the settings that it needs, behind one host; and all of them in one.
@@ -426,6 +426,12 @@ describe.skipIf(isSkipped)("the deployed functions on Node 24", () => {
   afterAll(async () => {
     await cloud?.close();
     rmSync(folder, { recursive: true, force: true });
+  });
+
+  test("begin with what was kept of a start, whatever heap the platform gives them", async ({ skip }) => {
+    if (node === null) return skip("Node 24 cannot be had");
+    for (const bundle of ["dist/user/bundle.cjs", "dist/user/framework/bundle.cjs"])
+      for (const flags of [[], ["--max-old-space-size=256"]]) expect(await takesKept(bundle, node, flags)).toBe(true);
   });
 
   test("sign in, relay, chat, and leave when they are told to", async ({ skip }) => {
