@@ -9,10 +9,11 @@ const PATTERNS: readonly (readonly [RegExp, number])[] = [
   [/[aeiouy]/, VOWEL],
   [/[a-z]/, CONSONANT],
 ];
-const KINDS = Uint8Array.from({ length: 128 }, (_, unit) => {
-  const character = String.fromCharCode(unit);
-  return PATTERNS.find(([pattern]) => pattern.test(character))?.[1] ?? MARK;
-});
+const kindsOfAscii = () =>
+  Uint8Array.from({ length: 128 }, (_, unit) => {
+    const character = String.fromCharCode(unit);
+    return PATTERNS.find(([pattern]) => pattern.test(character))?.[1] ?? MARK;
+  });
 
 /** Tokens of a code unit below the one named, in running text of the script that is there. */
 const SCRIPTS: readonly (readonly [below: number, tokens: number])[] = [
@@ -53,10 +54,13 @@ const SCRIPTS: readonly (readonly [below: number, tokens: number])[] = [
   [0x10000, 1.5], // wide forms
 ];
 const BLOCK_BITS = 7;
-const TOKENS = Float64Array.from(
-  { length: 0x10000 >> BLOCK_BITS },
-  (_, block) => SCRIPTS.find(([below]) => block << BLOCK_BITS < below)?.[1] ?? 0,
-);
+const tokensOfBlocks = () =>
+  Float64Array.from(
+    { length: 0x10000 >> BLOCK_BITS },
+    (_, block) => SCRIPTS.find(([below]) => block << BLOCK_BITS < below)?.[1] ?? 0,
+  );
+/** Filled when a text is first counted, which no start is for. */
+let tables: { kinds: Uint8Array; tokensOf: Float64Array } | undefined;
 const isMarkedLatin = (unit: number): boolean => (unit < 0x300 && unit >= 0xc0) || (unit >= 0x1e00 && unit < 0x1f00);
 
 /**
@@ -70,6 +74,8 @@ const isMarkedLatin = (unit: number): boolean => (unit < 0x300 && unit >= 0xc0) 
  * overestimated further. One pass, O(n), some 10 ns a character.
  */
 export function estimateTokens(text: string): number {
+  tables ??= { kinds: kindsOfAscii(), tokensOf: tokensOfBlocks() };
+  const { kinds, tokensOf } = tables;
   let tokens = 0;
   let before = NEWLINE as number;
   let unitBefore = 0;
@@ -78,9 +84,9 @@ export function estimateTokens(text: string): number {
   let consonants = 0;
   for (let i = 0; i < text.length; i++) {
     const unit = text.charCodeAt(i);
-    let kind = unit < 128 ? (KINDS[unit] as number) : (OTHER as number);
+    let kind = unit < 128 ? (kinds[unit] as number) : (OTHER as number);
     if (kind === OTHER) {
-      tokens += TOKENS[unit >> BLOCK_BITS] as number;
+      tokens += tokensOf[unit >> BLOCK_BITS] as number;
       if (isMarkedLatin(unit)) kind = VOWEL;
     }
     if (kind >= UPPER) {

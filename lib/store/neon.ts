@@ -4,7 +4,6 @@ import { drizzle } from "drizzle-orm/neon-http";
 import { PgDialect } from "drizzle-orm/pg-core";
 import { request } from "undici";
 import * as tables from "../../schema/postgres.ts";
-import { migrate } from "./migrate.ts";
 import { type Db, orStoreError, type Statement, type Store } from "./store.ts";
 import { temporalAsText } from "./types.ts";
 
@@ -35,8 +34,15 @@ export function openNeon(url: string, endpoint?: string): Store {
     compile: (statement: SQL) => dialect.sqlToQuery(statement).sql,
     run: transaction,
     snapshot: async () => ({ db: db as unknown as Db, end: async () => {} }),
-    migrate: () =>
-      migrate({ folder: "postgres", parameter: "$1", transaction: async (list) => (await transaction(list)).at(-1) ?? [] }),
+    // A function never does.
+    migrate: async () => {
+      const { migrate } = await import("./migrate.ts");
+      return migrate({
+        folder: "postgres",
+        parameter: "$1",
+        transaction: async (list) => (await transaction(list)).at(-1) ?? [],
+      });
+    },
     expiredAt: () => null,
     leavingTaken: fragment`for update skip locked`,
     ping: async () => void (await transaction([{ sql: "select 1", params: [] }])),
