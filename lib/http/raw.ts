@@ -5,7 +5,7 @@ import { corsHeaders, SECURITY_HEADERS } from "./browser.ts";
 import type { ApiError } from "./error.ts";
 import { beginUnread, endRequest } from "./request-log.ts";
 
-/** AnswerHeaders of an answer, by their names in lower case. */
+/** Headers of an answer, by their names in lower case. */
 export type AnswerHeaders = Record<string, string>;
 
 /** What every answer of ours carries, refusals included. */

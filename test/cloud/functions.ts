@@ -167,12 +167,12 @@ async function warm(folder: string, node = process.execPath): Promise<void> {
   if (stderr !== "") throw new Error(stderr);
 }
 
-/** Whether V8 takes what was kept beside a bundle. */
+/** Whether V8 takes what was kept beside a bundle, of which the last four bytes are the bundle's checksum. */
 export async function takesKept(bundle: string, node = process.execPath, flags: readonly string[] = []): Promise<boolean> {
   const script = `
     const { wrap } = require("node:module"), { readFileSync } = require("node:fs"), { Script } = require("node:vm");
     const text = readFileSync(process.argv[1], "utf8").replace(/^#!.*/, "");
-    const cachedData = readFileSync(process.argv[1] + ".cache");
+    const cachedData = readFileSync(process.argv[1] + ".cache").subarray(0, -4);
     process.stdout.write(String(new Script(wrap(text), { cachedData }).cachedDataRejected));`;
   return (await promisify(execFile)(node, [...flags, "-e", script, bundle])).stdout === "false";
 }

@@ -168,6 +168,16 @@ describe("what a folder's own script keeps of a start", () => {
     }
   });
 
+  test("is not taken for another text that is as long", async () => {
+    const { copy } = await warmed("mod", "kept-of-another");
+    change(join(copy, "bundle.cjs"), /Hello, World!/, "Hello, Moon!!");
+    expect(await takesKept(join(copy, "bundle.cjs"))).toBe(true);
+    const instance = await startFunction("mod", { ...STORE, ...UPSTREAM }, { folder: copy });
+    onTestFinished(() => void instance.stop("SIGKILL"));
+    expect(await (await fetch(`${instance.url}/`)).text()).toBe("Hello, Moon!!");
+    expect(await instance.stop("SIGTERM")).toBe(0);
+  });
+
   test("is missing without harm where nothing could be started, which is said", async () => {
     const { copy } = await warmed("mod", "kept-nothing");
     rmSync(join(copy, "bundle.cjs.cache"));
