@@ -1,5 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import * as groups from "../lib/repo/groups.ts";
+import * as users from "../lib/repo/users.ts";
 import { person as newPerson, watchStream } from "./chat/support.ts";
 import { encodings, expectRefusal } from "./support/answers.ts";
 import { type Answer, type App, type Person, startApp } from "./support/app.ts";
@@ -122,6 +124,26 @@ describe("a group", () => {
     });
     expect(await must(owner, "/group/delete", { id: made.id })).toEqual({});
     expect(await must(owner, "/group/index")).toEqual({ groups: [], next: null });
+  });
+
+  test("of very many is gone for all who watch its chats, whom a frame names up to a bound", async () => {
+    const [owner] = (await people(1)) as [Person];
+    const { store } = app.deps;
+    const { id: groupId } = await must(owner, "/group/create", { name: "Very many" });
+    const { id: chatId } = await must(owner, "/chat/create", { group_id: groupId });
+    const at = new Date();
+    const many = Array.from({ length: 1_100 }, (_, n) => ({
+      ...{ id: randomUUID(), username: `one-of-many-${n}`, name: null, passwordHash: "none", admin: false, createdAt: at },
+    }));
+    await store.atomic((q) => many.map((user) => users.insert(q, store, user)));
+    const userIds = many.map(({ id }) => id);
+    await groups.addMembers(store, groupId, userIds, "member", at);
+    const watcher = await watchStream(`${app.url}/chat/stream?id=${chatId}`, owner.token);
+    await must(owner, "/group/delete", { id: groupId });
+    expect(await watcher.over).toBe("ended");
+    const [told] = watcher.named("member") as { added: string[]; removed: string[] }[];
+    expect(told).toMatchObject({ added: [], removed: expect.arrayContaining([owner.id]) });
+    expect(told?.removed).toHaveLength(1_000);
   });
 
   test("needs a name, and no description", async () => {

@@ -2,7 +2,6 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { request as httpRequest, type IncomingMessage } from "node:http";
-import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
@@ -14,6 +13,7 @@ import { search } from "../lib/repo/events.ts";
 import { openSqlite } from "../lib/store/sqlite.ts";
 import { expectOurs, expectRefusal } from "./support/answers.ts";
 import { KEY, PASSWORD } from "./support/app.ts";
+import { freePort } from "./support/ports.ts";
 import { ask, request, send } from "./support/raw.ts";
 import { startUpstream, type Upstream } from "./support/upstream.ts";
 
@@ -99,14 +99,6 @@ function run(command: string[], port: number, env: Record<string, string>): Runn
     return (await closed)[0];
   };
   return { url: `http://127.0.0.1:${port}`, lines, stderr, stop };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  await new Promise((done) => server.close(done));
-  return port;
 }
 
 /** The answer to the very first request that a process could take. */

@@ -20,9 +20,12 @@ export const remove = endpoint({
   errors: ["forbidden", "not_found"],
   run: async ({ grant: { caller, group }, deps }) => {
     const { store, membership } = deps;
-    const running = await messages.runningInGroup(store, group.id);
-    const chats = await latestOfGroup(store, group.id, MOST_TOLD);
-    const seenBy = (await groups.members(store, group.id)).map(({ id }) => id);
+    const [running, chats, members] = await Promise.all([
+      messages.runningInGroup(store, group.id),
+      latestOfGroup(store, group.id, MOST_TOLD),
+      groups.members(store, group.id),
+    ]);
+    const seenBy = members.map(({ id }) => id);
     if (!(await groups.remove(store, group.id, caller.userId))) throw new ApiError("not_found");
     const runningIn = (chatId: string) => running.filter((reply) => reply.chatId === chatId);
     const others = running.filter(({ chatId }) => !chats.some(({ id }) => id === chatId));

@@ -4,6 +4,9 @@ import type { Running } from "../repo/messages.ts";
 import { announce, announceCleared } from "./announce.ts";
 import { tellToStop } from "./stop.ts";
 
+/** As many as a chat names of those who take part in it. Others hear that it is gone as they are. */
+const MOST_NAMED = 1_000;
+
 /** A chat that is deleted, the replies that were being made in it, and who saw it. */
 export type DeletedChat = { chat: Pick<ChatView, "id" | "createdAt">; running: readonly Running[]; seenBy: readonly string[] };
 
@@ -16,5 +19,5 @@ export async function tellDeleted(
   await tellToStop(deps, chat.id, running, by);
   // A key that names another chat some day finds nothing of this one.
   await announceCleared(deps, chat.id, running, null, chat.createdAt.getTime());
-  await announce(deps, chat.id, { t: "member", added: [], removed: [...seenBy] });
+  await announce(deps, chat.id, { t: "member", added: [], removed: seenBy.slice(0, MOST_NAMED) });
 }

@@ -1,9 +1,8 @@
 import { randomUUID } from "node:crypto";
-import { once } from "node:events";
-import { type AddressInfo, createServer } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { expectRefusal } from "../support/answers.ts";
 import { type Answer, KEY } from "../support/app.ts";
+import { freePort } from "../support/ports.ts";
 import { faults, type Handler } from "../support/upstream.ts";
 import { sse } from "../support/upstream-answers.ts";
 import { type Chat, type Chats, promptStream, replying, sent, startChats, type Viewer } from "./support.ts";
@@ -100,7 +99,7 @@ type Ran = {
 const places = new Map<Place, Chats>();
 const runs = new Map<Case, Promise<Ran>>();
 beforeAll(async () => {
-  const port = await closedPort();
+  const port = await freePort();
   places.set("here", await startChats());
   places.set("dead", await startChats({ API_URL: `http://127.0.0.1:${port}` }));
   places.set("hurried", await startChats({ UPSTREAM_TIMEOUT: "1" }));
@@ -228,12 +227,3 @@ describe("an upstream that recovers in time", () => {
     await place.close();
   });
 });
-
-/** A port on which nobody listens. */
-async function closedPort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}

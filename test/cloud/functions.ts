@@ -1,8 +1,6 @@
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import type { AddressInfo } from "node:net";
-import { createServer } from "node:net";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -10,6 +8,7 @@ import { NEEDS } from "../../lib/needs.ts";
 import { type NeonBridge, startNeonBridge } from "../bridge/neon.ts";
 import { startUpstashBridge, type UpstashBridge } from "../bridge/upstash.ts";
 import { KEY } from "../support/app.ts";
+import { freePort } from "../support/ports.ts";
 import { freshDatabase, postgresUrl } from "../support/postgres.ts";
 import { redisUrl } from "../support/redis.ts";
 import { startUpstream, type Upstream } from "../support/upstream.ts";
@@ -204,12 +203,4 @@ async function cloudOf(ground: Ground, instances: readonly Instance[], serving: 
     throw error;
   });
   return { ...ground, serving, instances, close };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  await new Promise((done) => server.close(done));
-  return port;
 }

@@ -1,11 +1,10 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { freePort } from "../support/ports.ts";
 import type { Google, Json } from "./google.ts";
 import { unzip } from "./unzip.ts";
 
@@ -67,12 +66,4 @@ export function environmentOf(google: Google, name: string): Record<string, stri
     return [key, mayRead ? versions[Number(version) - 1] : undefined];
   });
   return { ...environmentVariables, ...Object.fromEntries(secrets.filter(([, value]) => value !== undefined)) };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  await new Promise((done) => server.close(done));
-  return port;
 }
