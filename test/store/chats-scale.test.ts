@@ -217,7 +217,8 @@ describe.skipIf(skipped)("Postgres, with 100,000 messages in a chat and 100,000 
 
   describe.each(["before the first statistics", STATISTICS])("%s", (when) => {
     beforeAll(async () => {
-      if (when === STATISTICS) await client.query("analyze");
+      // Of all rows: by a sample that is drawn anew each time, another plan comes up now and then, which reads more of the member's own.
+      if (when === STATISTICS) await client.query("set default_statistics_target = 1000; analyze");
     });
 
     answersSuite(() => store);
