@@ -57,6 +57,8 @@ export class Channels {
   #open(name: string): Channel {
     const listeners = new Listeners(this.#onError);
     const deliver = (message: string) => {
+      // Those who listen learn that the line stands right behind this, and read from the log what they missed until then.
+      if (!line.isUp) return;
       const entry = entryIn(message);
       // Whoever published something else may have pushed out a frame of ours; the log knows.
       if (entry) listeners.entry(entry);
@@ -66,7 +68,8 @@ export class Channels {
       this.#breaker.succeeded();
       listeners.missed();
     };
-    const channel = { listeners, line: new Line(() => this.#dial(name, deliver), this.#timeoutMs, up) };
+    const line: Line = new Line(() => this.#dial(name, deliver), this.#timeoutMs, up);
+    const channel = { listeners, line };
     this.#channels.set(name, channel);
     return channel;
   }

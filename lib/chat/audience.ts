@@ -20,17 +20,20 @@ export class Audience {
   /** The number of the first frame that is kept. */
   #start = 0;
   #characters = 0;
+  #place = "";
 
   constructor(isOver: (frame: Frame) => boolean) {
     this.#isOver = isOver;
   }
 
-  get size(): number {
-    return this.#seats.size;
+  /** The id of the last frame that has one, from which somebody who has seen all of it resumes. */
+  get place(): string {
+    return this.#place;
   }
 
   say(frame: Frame): void {
     const isOver = this.#isOver(frame);
+    this.#place = frame.id ?? this.#place;
     this.#kept.push(frame);
     this.#characters += frame.data.length;
     const number = this.#start + this.#kept.length - 1;

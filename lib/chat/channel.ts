@@ -5,7 +5,7 @@ import type { Viewer } from "../http/viewer.ts";
 import { describeError } from "../log.ts";
 import * as messages from "../repo/messages.ts";
 import { Audience } from "./audience.ts";
-import { historyFrames, isPiece, resetFrame } from "./frames.ts";
+import { historyFrames, isPiece, placeFrame, resetFrame } from "./frames.ts";
 import { Mirror } from "./mirror.ts";
 import { Replies, type Reply } from "./replies.ts";
 import { settle } from "./settle.ts";
@@ -13,7 +13,7 @@ import type { Told } from "./told.ts";
 
 /** After how long a running reply is quiet, and its log is read to see whether the line is dead. */
 const QUIET_MS = 5_000;
-/** How far back the store is asked while the bus is down, for what was committed late, and for how many messages. */
+/** How far back the store is asked for what the log has not told, as it may be committed late, and for how many messages. */
 const OVERLAP_MS = 3_000;
 const POLL_MOST = 100;
 /** How many messages somebody gets whose place in the log is lost. */
@@ -38,8 +38,6 @@ export class Channel {
   #polled: number | null = null;
   /** When the chat was made that the store told of: its id may have been that of another one before. */
   #madeMs = 0;
-  /** Where the log was when the store told that what it has was cleared: who has seen that much begins anew as well. */
-  #staleId: string | null = null;
   /** The newest number that the store told of while the log had not. */
   #unheardSeq = 0;
 
@@ -47,6 +45,8 @@ export class Channel {
     this.#deps = deps;
     this.#chatId = chatId;
     this.#audience = new Audience(({ at }) => at !== null && at <= (deps.store.expiredAt()?.getTime() ?? 0));
+    // No entry of a log has such an id, and no other channel.
+    this.#say(placeFrame(`0-${deps.now()}`));
     this.#replies = new Replies(
       (frame) => this.#audience.say(frame),
       (id) => void this.#guarded(async () => void (await this.#fetch(id))),
@@ -55,36 +55,29 @@ export class Channel {
       told: (id, told, writtenMs) => this.#tell(id, told, writtenMs),
       begun: () => this.#learnRunning(),
       lost: () => this.#beginAnew(),
+      unsure: (since) => this.#learnSince(since),
     });
     this.#ready = this.#mirror.settled();
   }
 
-  /** How many watch here. */
-  get size(): number {
-    return this.#audience.size;
-  }
-
   /**
-   * Seats a viewer, who gets what came behind the frame they have seen; without one, or where it is forgotten, what is running.
-   * What was cleared, as the store has it, nobody gets.
+   * Seats a viewer, who gets what came behind the frame they have seen; without one what is running, and where that is forgotten
+   * the newest messages as well. What was cleared, as the store has it, nobody gets.
    */
   async attach(viewer: Viewer, after: string | null, clearedSeq: number, madeMs: number): Promise<void> {
     await this.#mirror.settled();
     this.#madeMs = Math.max(this.#madeMs, madeMs);
     this.#clear(null, clearedSeq);
-    const { lastId } = this.#mirror;
-    if (after === null) this.#audience.seat(viewer, null, this.#replies.soFar(lastId));
-    else if (after === lastId && after !== this.#staleId) this.#audience.seat(viewer, null);
+    if (after === null) this.#audience.seat(viewer, null, this.#present());
     else if (!this.#audience.seat(viewer, after)) await this.#seatAnew(viewer);
   }
 
   /** The same for one who was sent something: no piece comes twice, for what has ended is said whole, and what runs begins anew. */
   async resume(viewer: Viewer, after: string): Promise<void> {
     await this.#mirror.settled();
-    const { lastId } = this.#mirror;
-    const missed = after === lastId && after !== this.#staleId ? [] : this.#audience.behind(after);
+    const missed = this.#audience.behind(after);
     if (!missed) return this.#seatAnew(viewer);
-    this.#audience.seat(viewer, null, [...missed.filter((it) => !isPiece(it)), ...this.#replies.soFar(lastId)]);
+    this.#audience.seat(viewer, null, [...missed.filter((it) => !isPiece(it)), ...this.#present()]);
   }
 
   detach(viewer: Viewer): void {
@@ -130,15 +123,17 @@ export class Channel {
 
   /**
    * What the store says is the chat's newest number, and up to which it was cleared. Where the log has the newest and it was not
-   * heard, or never gets it, the line is dead.
+   * heard, or never gets it, the line is dead; what the log does not have, the store has.
    */
   notice(lastSeq: number, clearedSeq: number): void {
     this.#clear(null, clearedSeq);
-    if (lastSeq <= this.#replies.lastSeq) return;
+    const heardSeq = this.#replies.lastSeq;
+    if (lastSeq <= heardSeq) return;
     void this.#mirror.load();
-    if (this.#unheardSeq > this.#replies.lastSeq) {
+    if (this.#unheardSeq > heardSeq) {
       this.#replies.lastSeq = lastSeq;
       this.#mirror.renew();
+      void this.#guarded(async () => this.#learn((await this.#history()).filter(({ seq }) => seq > heardSeq).reverse()));
     }
     this.#unheardSeq = lastSeq;
   }
@@ -156,13 +151,15 @@ export class Channel {
   /** What was said up to a number is gone: those who watch begin anew, with what came later. */
   #clear(entryId: string | null, upTo: number | null, made = this.#madeMs): void {
     if (upTo !== null && upTo <= this.#replies.clearedSeq) return;
-    if (entryId === null && this.#replies.firstSeq <= Number(upTo)) this.#staleId = this.#mirror.lastId;
+    const wasHeard = this.#replies.firstSeq <= Number(upTo);
     // That of an earlier chat takes back nothing that the store has told of this one since.
     const { clearedSeq } = this.#replies;
     this.#replies.clear(upTo);
     if (made < this.#madeMs) this.#replies.clearedSeq = Math.max(this.#replies.clearedSeq, clearedSeq);
     this.#audience.clear();
     this.#say(resetFrame(entryId), ...this.#replies.soFar(null));
+    // Nothing of it was told here, so that who comes with all that was need not begin anew.
+    if (entryId === null && !wasHeard) this.#say(placeFrame(this.#audience.place));
     // What was said later, and ended before it was known that what came before is gone.
     if (upTo !== null && this.#replies.lastSeq > upTo)
       void this.#guarded(async () => this.#say(...historyFrames(await this.#history())));
@@ -180,9 +177,16 @@ export class Channel {
 
   /** A viewer whose place is lost gets the store's messages, and what is said while they are read right behind them. */
   async #seatAnew(viewer: Viewer): Promise<void> {
-    const running = this.#replies.soFar(this.#mirror.lastId);
+    const present = this.#present();
     const release = this.#audience.hold(viewer);
-    release([resetFrame(), ...historyFrames(await this.#history()), ...running]);
+    release([resetFrame(), ...historyFrames(await this.#history()), ...present]);
+  }
+
+  /** What is running, and with it where to resume from: whoever is cut off then misses nothing, though they have seen nothing yet. */
+  #present(): Frame[] {
+    const { place } = this.#audience;
+    const running = this.#replies.soFar(place);
+    return running.length > 0 ? running : [placeFrame(place)];
   }
 
   #say(...frames: Frame[]): void {
@@ -201,10 +205,18 @@ export class Channel {
   }
 
   async #poll(downSince: number): Promise<void> {
-    const { store, now } = this.#deps;
-    const since = new Date((this.#polled ?? downSince) - OVERLAP_MS);
-    this.#polled = now();
-    for (const message of await messages.changedSince(store, this.#chatId, since, POLL_MOST)) this.#replies.learn(message);
+    const startedAt = this.#deps.now();
+    await this.#learnSince(this.#polled ?? downSince);
+    this.#polled = startedAt;
+  }
+
+  async #learnSince(sinceMs: number): Promise<void> {
+    const since = new Date(sinceMs - OVERLAP_MS);
+    this.#learn(await messages.changedSince(this.#deps.store, this.#chatId, since, POLL_MOST));
+  }
+
+  #learn(news: readonly messages.MessageView[]): void {
+    for (const message of news) this.#replies.learn(message);
   }
 
   async #fetch(id: string): Promise<messages.MessageView | null> {

@@ -62,6 +62,9 @@ export function changeFrame(id: string, changed: Changed): Frame {
 /** What a viewer has seen is no longer in the log: what follows begins anew. */
 export const resetFrame = (id: string | null = null): Frame => new Frame("{}", { id, event: "reset" });
 
+/** Where to resume from, for somebody to whom nothing else says it. */
+export const placeFrame = (id: string): Frame => new Frame("{}", { id, event: "ping" });
+
 /** A page of messages, the newest first, as those who have lost their place are sent them: the oldest first, whole. */
 export const historyFrames = (page: readonly MessageView[]): Frame[] =>
   page

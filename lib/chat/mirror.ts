@@ -11,11 +11,16 @@ export type Reader = {
   begun(): Promise<void>;
   /** The log is not the one that we knew. What this resolves to is called once that was read, before its first entry is told. */
   lost(): Promise<() => void>;
+  /**
+   * The log was empty when we knew it last, so that nothing shows whether it is the same: what was said since then, in
+   * milliseconds since 1970, may be forgotten.
+   */
+  unsure(sinceMs: number): Promise<void>;
 };
 
 /**
  * The log of one chat as this instance follows it: entries come by one subscription, and a gap between them is filled from the
- * log. While the bus is down nothing comes, and `downSince` says so.
+ * log. While that cannot be read nothing is told, and `downSince` says so.
  */
 export class Mirror {
   /** Where we are in the log. */
@@ -26,6 +31,7 @@ export class Mirror {
   readonly #chatId: string;
   readonly #reader: Reader;
   #subscription: Subscription | null = null;
+  #hasBegun = false;
   /** What came while the log was being read. */
   #waiting: Entry[] = [];
   #loading: Promise<void> | null = null;
@@ -70,20 +76,25 @@ export class Mirror {
   async #read(): Promise<void> {
     const { bus, log, now } = this.#deps;
     const startedAt = now();
+    const wasEmpty = this.#hasBegun && this.lastId === null;
     try {
       if (!this.#subscription) {
         const missed = () => void this.load();
         this.#subscription = await bus.subscribe(this.#chatId, { entry: (entry) => this.#hear(entry), missed });
         if (this.#closed) return this.#subscription.close();
-        await this.#reader.begun();
       }
+      if (!this.#hasBegun) await this.#reader.begun();
+      this.#hasBegun = true;
       const entries = (await bus.since(this.#chatId, this.lastId)) ?? (await this.#readAnew());
+      if (wasEmpty) await this.#reader.unsure(this.#readAt);
       for (const entry of entries) this.#take(entry);
       this.downSince = null;
       this.#readAt = startedAt;
     } catch (error) {
       if (!(error instanceof BusError)) log({ severity: "ERROR", message: "chat not followed", ...describeError(error) });
       this.downSince ??= this.#readAt;
+      // The log has it as well, and one that is told before what was missed would hide that.
+      this.#waiting = [];
     }
     for (const entry of this.#waiting.splice(0)) this.#take(entry);
   }
@@ -98,7 +109,7 @@ export class Mirror {
 
   #hear(entry: Entry): void {
     const follows = entry.prev === this.lastId || entry.prev === null;
-    if (!this.#loading && follows) {
+    if (!this.#loading && this.downSince === null && follows) {
       this.#take(entry);
       return;
     }

@@ -83,7 +83,7 @@ export class Replies {
     }
   }
 
-  /** What somebody who comes now is sent of running replies. The last frame carries the log's id: until it is there, nothing is. */
+  /** What somebody who comes now is sent of running replies. The last frame carries the id that is given. */
   soFar(lastId: string | null): Frame[] {
     const running = [...this.running.values()];
     return running.flatMap(({ named, text }, i) => {

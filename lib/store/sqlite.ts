@@ -9,6 +9,10 @@ import { type Db, type Statement, type Store, StoreError } from "./store.ts";
 /** The ledger has some sixty statements, queries as many again. */
 const MOST_PREPARED = 500;
 
+/** How long another process that has the file is waited for, and how long between two tries where SQLite itself does not wait. */
+const BUSY_MS = 5_000;
+const AGAIN_MS = 10;
+
 type Method = "run" | "all" | "values" | "get";
 type Prepared = (params: readonly unknown[]) => unknown[][];
 
@@ -98,9 +102,25 @@ function prepare(database: Database.Database, sql: string): Prepared {
 function connect(path: string) {
   try {
     const database = new Database(path);
-    database.exec("pragma busy_timeout = 5000; pragma journal_mode = wal; pragma synchronous = full; pragma foreign_keys = on");
+    database.exec(`pragma busy_timeout = ${BUSY_MS}`);
+    useWal(database);
+    database.exec("pragma synchronous = full; pragma foreign_keys = on");
     return database;
   } catch (error) {
     throw new StoreError(error);
+  }
+}
+
+/** The file's first change to WAL does not heed the busy timeout, so that of two that make a file at once one would be refused. */
+function useWal(database: Database.Database): void {
+  const deadlineMs = performance.now() + BUSY_MS;
+  for (;;) {
+    try {
+      database.exec("pragma journal_mode = wal");
+      return;
+    } catch (error) {
+      if (new StoreError(error).code !== "SQLITE_BUSY" || performance.now() > deadlineMs) throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, AGAIN_MS);
+    }
   }
 }

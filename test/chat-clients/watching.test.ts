@@ -85,7 +85,7 @@ describe(`several hundred pieces (SEED=${seed})`, () => {
     expect(stored).toMatchObject({ reply: text, state: "done" });
     expect((await chat.read()).map((it) => it.reply)).toEqual([text]);
 
-    const first = before[0]?.heard.frames[0]?.id;
+    const first = before[0]?.heard.frames.find(({ event }) => event === null)?.id;
     if (first == null) throw new Error("the first frame has no id");
     const whole = { begun: 1, streamed: text, whole: text, ends: 1, id: stored?.id };
     const after = await watchAll();

@@ -5,6 +5,7 @@ import { random, seed } from "../support/seed.ts";
 import { faults } from "../support/upstream.ts";
 import { sse } from "../support/upstream-answers.ts";
 import {
+  answerEach,
   type Chat,
   type Chats,
   model,
@@ -49,9 +50,10 @@ describe("those who watch", () => {
     const { json } = await answer;
     for (const viewer of viewers) {
       const message = await viewer.ended("tell me");
-      expect(shapes(viewer)).toEqual(["begin", "more", "more", "more", "more", "whole"]);
+      expect(shapes(viewer)).toEqual(["ping", "begin", "more", "more", "more", "more", "whole"]);
       expect(message).toMatchObject({ id: json.message.id, userId: chat.owner.id, streamed: json.reply, whole: json.reply });
-      for (const { id, data } of viewer.heard) {
+      for (const { id, event, data } of viewer.heard) {
+        if (event === "ping") continue;
         expect(id).toMatch(/^\d+-\d+$/);
         expect(data).toEqual({
           message: { id: json.message.id, user_id: chat.owner.id, prompt: "tell me", reply: expect.any(String) },
@@ -100,6 +102,25 @@ describe("those who watch", () => {
     for (const viewer of [first, late, after]) viewer.leave();
   });
 
+  test("who are cut off before anything was said resume from where they came", async () => {
+    const chat = await chats.chat();
+    const first = await chat.watch();
+    await first.until("a place", ({ heard }) => heard.length > 0);
+    first.leave();
+    const { heard } = first;
+    expect(heard).toEqual([{ id: expect.stringMatching(/^\d+-\d+$/), event: "ping", data: {} }]);
+    answerEach(chats.upstream, (prompt) => `reply to ${prompt}`);
+    await chat.prompt("one");
+    const again = await chat.watch(chat.owner, `&after=${heard[0]?.id}`);
+    expect(await again.ended("one")).toMatchObject({ whole: "reply to one", ends: 1 });
+    expect(again.named("reset")).toEqual([]);
+    // Where they came is known to the instance alone that they came to: to another one they may have missed anything.
+    const elsewhere = await chat.watch(chat.owner, "&after=0-1");
+    expect(await elsewhere.ended("one")).toMatchObject({ whole: "reply to one", ends: 1 });
+    expect(elsewhere.named("reset")).toEqual([{}]);
+    for (const viewer of [again, elsewhere]) viewer.leave();
+  });
+
   test("several replies at once hear each of them whole", async () => {
     const chat = await chats.chat(1);
     const viewer = await chat.watch(chat.others[0]);
@@ -132,7 +153,8 @@ describe("a prompt that is answered by events", () => {
     expect(await own.over).toBe("ended");
     await viewer.ended("tell me");
     expect(shapes(own)).toEqual(["begin", "more", "more", "more", "whole"]);
-    expect(own.heard.map(({ data }) => data)).toEqual(viewer.heard.map(({ data }) => data));
+    const messages = viewer.heard.filter(({ event }) => event === null);
+    expect(own.heard.map(({ data }) => data)).toEqual(messages.map(({ data }) => data));
     viewer.leave();
     const event = await chats.eventOf(own);
     expect(event).toMatchObject({ status: 200, errorCode: null, promptTokens: 9, completionTokens: 12 });

@@ -1,8 +1,10 @@
 import { execFile } from "node:child_process";
+import { once } from "node:events";
 import { cp, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { Worker } from "node:worker_threads";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openNeon } from "../../lib/store/neon.ts";
 import { openPostgres } from "../../lib/store/postgres.ts";
@@ -50,6 +52,28 @@ describe("several starts on an empty store at once", () => {
   test("SQLite, as stores of one process", async () => {
     const file = join(await newFolder(), "proxy.db");
     await migrateTogether([openSqlite(file), openSqlite(file), openSqlite(file)], "sqlite");
+  });
+
+  test("SQLite, where another process is just writing to the file that it made", async () => {
+    const file = join(await newFolder(), "proxy.db");
+    const other = new Worker(
+      `const { parentPort, workerData } = require("node:worker_threads");
+      const database = new (require("libsql"))(workerData);
+      database.exec("create table other (name text); begin immediate");
+      parentPort.postMessage("begun");
+      setTimeout(() => {
+        database.exec("commit");
+        database.close();
+      }, 300);`,
+      { eval: true, workerData: file },
+    );
+    const [[begun], ended] = [await once(other, "message"), once(other, "exit")];
+    expect(begun).toBe("begun");
+    const store = openSqlite(file);
+    expect(await store.migrate()).toEqual(await all("sqlite"));
+    expect(await store.run([{ sql: "pragma journal_mode", params: [] }])).toEqual([[["wal"]]]);
+    await store.close();
+    expect(await ended).toEqual([0]);
   });
 
   test("SQLite, as processes", async () => {

@@ -1,0 +1,124 @@
+import { Redis } from "ioredis";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { startUpstashBridge, type UpstashBridge } from "../bridge/upstash.ts";
+import { answerEach, type Chat, chatOf, person, type Viewer } from "../chat/support.ts";
+import { type App, startApp } from "../support/app.ts";
+import { redisUrl, skippedWithoutRedis } from "../support/redis.ts";
+import { until } from "../support/relay.ts";
+import { startUpstream, type Upstream } from "../support/upstream.ts";
+import { startWire, type Wire } from "../support/wire.ts";
+
+// Two instances, each with a line of its own to the bus: what one says while the other cannot hear it reaches those who watch
+// at the other, though the log has forgotten it, or never had it.
+
+const isSkipped = skippedWithoutRedis("what was missed on two instances");
+/** A database of Redis that no other file uses, because it is emptied in the middle. */
+const DATABASE = 9;
+/** How often an instance asks the store about the chats that are watched there, in these tests. */
+const ROUND_MS = 300;
+
+type Instance = { app: App; line: Wire; bridge: UpstashBridge };
+
+describe.skipIf(isSkipped)("two instances on one Upstash", { timeout: 40_000 }, () => {
+  let upstream: Upstream;
+  let admin: Redis;
+  let making: Instance;
+  let watching: Instance;
+
+  beforeAll(async () => {
+    upstream = await startUpstream();
+    admin = new Redis(`${redisUrl}/${DATABASE}`);
+  });
+  beforeEach(async () => {
+    await admin.flushdb();
+    making = await start();
+    watching = await start(`file:${making.app.file}`);
+    answerEach(upstream, (prompt) => `reply to ${prompt}`);
+  });
+  afterEach(async () => {
+    for (const { app } of [watching, making]) await app.close();
+    for (const { bridge, line } of [watching, making]) await Promise.all([bridge.close(), line.close()]);
+    upstream.reset();
+  });
+  afterAll(async () => {
+    await upstream.close();
+    admin.disconnect();
+  });
+
+  async function start(address?: string): Promise<Instance> {
+    const bridge = await startUpstashBridge(`${redisUrl}/${DATABASE}`);
+    const line = await startWire(Number(new URL(bridge.url).port));
+    const redis = { UPSTASH_REDIS_REST_URL: line.url(bridge.url), UPSTASH_REDIS_REST_TOKEN: bridge.token };
+    const app = await startApp(
+      { API_URL: upstream.url, ...redis, ...(address && { DB_ADDRESS: address }) },
+      { authorizeEveryMs: ROUND_MS },
+    );
+    return { app, line, bridge };
+  }
+  const away = ({ line }: Instance) => {
+    line.refuse(true);
+    line.cut();
+  };
+  const back = ({ line }: Instance) => line.refuse(false);
+  /** A new chat, as each of the two sees it. */
+  async function newChat(): Promise<{ here: Chat; there: Chat }> {
+    const owner = await person(making.app.deps.store);
+    const { json } = await making.app.call("/chat/create", { token: owner.token, body: {} });
+    return { here: chatOf(making.app, json.id, owner), there: chatOf(watching.app, json.id, owner) };
+  }
+  const expectWhole = async (viewer: Viewer, ...prompts: string[]) => {
+    for (const prompt of prompts) expect(await viewer.ended(prompt)).toMatchObject({ whole: `reply to ${prompt}` });
+  };
+
+  test("a log that was empty, and is again, may have had something meanwhile", async () => {
+    const { here, there } = await newChat();
+    const viewer = await there.watch();
+    away(watching);
+    await here.prompt({ prompt: "one", stream: true });
+    await admin.flushdb();
+    back(watching);
+    await expectWhole(viewer, "one");
+    viewer.leave();
+  });
+
+  test("what is heard while the log cannot be read does not hide what was missed before", async () => {
+    const { here, there } = await newChat();
+    const viewer = await there.watch();
+    away(watching);
+    await here.prompt({ prompt: "one", stream: true });
+    await admin.flushdb();
+    watching.bridge.fail("status500", 2);
+    back(watching);
+    await until(() => watching.bridge.streams === 1, 10_000);
+    await here.prompt({ prompt: "two", stream: true });
+    await expectWhole(viewer, "one", "two");
+    viewer.leave();
+  });
+
+  test("what came from the store, the bus being down, is there for who was cut off meanwhile", async () => {
+    const { here, there } = await newChat();
+    const [staying, leaving] = [await there.watch(), await there.watch()];
+    await here.prompt({ prompt: "one", stream: true });
+    await Promise.all([expectWhole(staying, "one"), expectWhole(leaving, "one")]);
+    leaving.leave();
+    away(watching);
+    await here.prompt({ prompt: "two", stream: true });
+    await expectWhole(staying, "two");
+    const again = await there.watch(undefined, `&after=${leaving.heard.at(-1)?.id}`);
+    await expectWhole(again, "two");
+    expect(again.named("reset")).toEqual([]);
+    staying.leave();
+    again.leave();
+  });
+
+  test("what its maker could tell no bus of is told by the store, in the rounds", async () => {
+    const { here, there } = await newChat();
+    const viewer = await there.watch();
+    away(making);
+    await here.prompt({ prompt: "one", stream: true });
+    await expectWhole(viewer, "one");
+    expect(await admin.keys("*")).toEqual([]);
+    back(making);
+    viewer.leave();
+  });
+});
