@@ -2,7 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { startUpstashBridge, type UpstashBridge } from "../bridge/upstash.ts";
-import { chatOf, modelFor, person } from "../chat/support.ts";
+import { type Chat, chatOf, modelFor, person } from "../chat/support.ts";
 import { type App, startApp } from "../support/app.ts";
 import { redisUrl, skippedWithoutRedis } from "../support/redis.ts";
 import { until } from "../support/relay.ts";
@@ -12,9 +12,11 @@ import { startWire, type Wire } from "../support/wire.ts";
 import { Follower } from "./follower.ts";
 
 // Replies under fire: connections of viewers, of the subscription and of the publisher are cut at random, and Redis goes away
-// and forgets, while a reply is made on one instance and watched on another. Nothing may be lost or doubled, for anybody.
+// and forgets, while replies are made on one instance and watched on another. Nothing may be lost or doubled, for anybody.
 
 const CUTS = 10;
+/** How many chats are under the same fire, because what goes wrong needs an unlucky moment. */
+const CHATS = 6;
 /** A database of Redis that no other file uses, because it is emptied in the middle. */
 const DATABASE = 7;
 /** 34 rounds of 10 cuts on each of three adapters are 1,000 and more. */
@@ -128,30 +130,16 @@ const ADAPTERS: [name: string, open: () => Promise<Ground>, isSkipped: boolean][
 describe.each(ADAPTERS)("%s", (_name, open, isSkipped) => {
   describe.skipIf(isSkipped)("under fire", () => {
     let on: Ground;
-    let count = 0;
     beforeAll(async () => {
       on = await open();
     });
     afterAll(() => on.close());
 
     test.each(Array.from({ length: ROUNDS }, (_, i) => [i + 1]))(
-      `round %i, seed ${seed}: ${CUTS} cuts, and nothing is lost or doubled`,
+      `round %i, seed ${seed}: ${CUTS} cuts, and nothing is lost or doubled in ${CHATS} chats`,
       async (round: number): Promise<void> => {
         const chance = random(seed * 1_000 + round);
-        const owner = await person(on.producer.deps.store);
-        const made = await on.producer.call("/chat/create", { token: owner.token, body: {} });
-        const chat = chatOf(on.producer, made.json.id, owner);
-        const prompts = [`one ${++count} of ${process.pid}`, `two ${count} of ${process.pid}`];
-        const replies = new Map(prompts.map((prompt) => [prompt, pieces(chance)] as const));
-        const expected = new Map([...replies].map(([prompt, list]) => [prompt, list.join("")]));
-        const address = (url: string) => new URL(`/chat/stream?id=${chat.id}`, url).href;
-        const followers = [
-          new Follower(address(on.viewers.url(on.watcher.url)), owner, expected),
-          new Follower(address(on.viewers.url(on.watcher.url)), owner, expected),
-          new Follower(address(on.producer.url), owner, expected),
-        ];
-        await until(() => followers.every(({ connections }) => connections > 0));
-
+        const chats = await Promise.all(Array.from({ length: CHATS }, () => Watched.make(on, chance)));
         let over = false;
         const cutting = (async () => {
           for (let cut = 0; cut < CUTS; cut++) {
@@ -160,32 +148,15 @@ describe.each(ADAPTERS)("%s", (_name, open, isSkipped) => {
           }
           over = true;
         })();
-        const answers = await Promise.all(
-          prompts.map(async (prompt) => {
-            const model = modelFor(on.upstream, prompt);
-            const answered = chat.prompt({ prompt, stream: true });
-            await model.asked;
-            for (const piece of replies.get(prompt) ?? []) {
-              await model.say(piece);
-              await sleep(2 + chance() * 8);
-            }
-            // The fire goes on to the end of the reply, and beyond in every other round.
-            if (round % 2 === 0) await until(() => over);
-            model.end();
-            return answered;
-          }),
-        );
+        // The fire goes on to the end of the replies, and beyond in every other round.
+        const ending = round % 2 === 0 ? () => until(() => over) : async () => {};
+        await Promise.all(chats.map((chat) => chat.ask(chance, ending)));
         await cutting;
-        for (const [i, answer] of answers.entries())
-          expect([answer.status, answer.json.reply]).toEqual([200, expected.get(prompts[i] as string)]);
-        const complete = until(() => followers.every(({ whole }) => prompts.every((prompt) => whole.has(prompt))), 25_000);
-        await complete.finally(() => Promise.all(followers.map((follower) => follower.leave())));
-        expect(followers.flatMap(({ wrong }) => wrong)).toEqual([]);
-        const rows = await chat.rows();
-        expect(rows.map(({ prompt, reply, state }) => [state, reply === expected.get(prompt)])).toEqual([
-          ["done", true],
-          ["done", true],
-        ]);
+        const missing = () => chats.flatMap((chat) => chat.missing());
+        await until(() => missing().length === 0, 25_000).catch(() => {});
+        await Promise.all(chats.map((chat) => chat.leave()));
+        expect(missing()).toEqual([]);
+        for (const chat of chats) await chat.expectWhole();
         on.upstream.reset();
       },
       60_000,
@@ -193,7 +164,82 @@ describe.each(ADAPTERS)("%s", (_name, open, isSkipped) => {
   });
 });
 
+/** A chat in which two replies are made at once, and those who watch it. */
+class Watched {
+  static #made = 0;
+  readonly #on: Ground;
+  readonly #chat: Chat;
+  readonly #replies: ReadonlyMap<string, string[]>;
+  readonly #expected: ReadonlyMap<string, string>;
+  readonly #followers: Follower[];
+
+  /** Resolves when all of them watch: two at the other instance through the line that is cut, one where the replies are made. */
+  static async make(on: Ground, chance: () => number): Promise<Watched> {
+    const owner = await person(on.producer.deps.store);
+    const made = await on.producer.call("/chat/create", { token: owner.token, body: {} });
+    const watched = new Watched(on, chatOf(on.producer, made.json.id, owner), chance);
+    await until(() => watched.#followers.every(({ connections }) => connections > 0));
+    return watched;
+  }
+
+  private constructor(on: Ground, chat: Chat, chance: () => number) {
+    this.#on = on;
+    this.#chat = chat;
+    const name = `${++Watched.#made} of ${process.pid}`;
+    this.#replies = new Map([`one ${name}`, `two ${name}`].map((prompt) => [prompt, pieces(chance)]));
+    this.#expected = new Map([...this.#replies].map(([prompt, list]) => [prompt, list.join("")]));
+    const through = on.viewers.url(on.watcher.url);
+    this.#followers = [through, through, on.producer.url].map(
+      (url) => new Follower(new URL(`/chat/stream?id=${chat.id}`, url).href, chat.owner, this.#expected),
+    );
+  }
+
+  /** Both replies, from somewhere in the fire on; each waits for `ending` before its end. */
+  async ask(chance: () => number, ending: () => Promise<void>): Promise<void> {
+    await Promise.all(
+      [...this.#replies].map(async ([prompt, list]) => {
+        const model = modelFor(this.#on.upstream, prompt);
+        await sleep(chance() * 800);
+        const answered = this.#chat.prompt({ prompt, stream: true });
+        await model.asked;
+        for (const piece of list) {
+          await model.say(piece);
+          await sleep(2 + chance() * 8);
+        }
+        await ending();
+        model.end();
+        const { status, json } = await answered;
+        expect([status, json.reply]).toEqual([200, this.#expected.get(prompt)]);
+      }),
+    );
+  }
+
+  /** Who has not heard all of what. */
+  missing(): string[] {
+    return this.#followers.flatMap(({ whole, connections }, i) =>
+      [...this.#replies.keys()].flatMap((prompt) =>
+        whole.has(prompt) ? [] : [`viewer ${i}, ${connections} times connected: ${prompt}`],
+      ),
+    );
+  }
+
+  async leave(): Promise<void> {
+    await Promise.all(this.#followers.map((follower) => follower.leave()));
+  }
+
+  async expectWhole(): Promise<void> {
+    expect(this.#followers.flatMap(({ wrong }) => wrong)).toEqual([]);
+    const rows = await this.#chat.rows();
+    expect(rows.map(({ prompt, reply, state }) => [state, reply === this.#expected.get(prompt)])).toEqual([
+      ["done", true],
+      ["done", true],
+    ]);
+  }
+}
+
+/** A reply that goes on all the while, or is over before anybody knows. */
 function pieces(chance: () => number): string[] {
+  const length = Math.floor(chance() < 0.5 ? 1 + chance() * 5 : 60 + chance() * 60);
   const piece = () => ALPHABET[Math.floor(chance() * ALPHABET.length)] as string;
-  return Array.from({ length: 60 + Math.floor(chance() * 60) }, () => piece() + (chance() < 0.3 ? piece() : ""));
+  return Array.from({ length }, () => piece() + (chance() < 0.3 ? piece() : ""));
 }
