@@ -26,6 +26,10 @@ export class Audience {
     this.#isOver = isOver;
   }
 
+  get isEmpty(): boolean {
+    return this.#seats.size === 0;
+  }
+
   /** The id of the last frame that has one, from which somebody who has seen all of it resumes. */
   get place(): string {
     return this.#place;

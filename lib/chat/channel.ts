@@ -161,7 +161,7 @@ export class Channel {
     // Nothing of it was told here, so that who comes with all that was need not begin anew.
     if (entryId === null && !wasHeard) this.#say(placeFrame(this.#audience.place));
     // What was said later, and ended before it was known that what came before is gone.
-    if (upTo !== null && this.#replies.lastSeq > upTo)
+    if (upTo !== null && this.#replies.lastSeq > upTo && !this.#audience.isEmpty)
       void this.#guarded(async () => this.#say(...historyFrames(await this.#history())));
   }
 

@@ -291,8 +291,8 @@ describe("an image becomes a part of its chat", () => {
       await viewer.ended(id);
       const told = [...answer.text.matchAll(/^data: (.*)$/gm)].map(([, data]) => JSON.parse(data as string));
       const heard = viewer.heard
-        .map(({ data }) => data as { message: { id: string } })
-        .filter(({ message }) => message.id === id);
+        .map(({ data }) => data as { message?: { id: string } })
+        .filter(({ message }) => message?.id === id);
       for (const frames of [told, heard]) {
         expect(frames.length).toBeGreaterThan(2);
         for (const { message } of frames) expect(message).toMatchObject({ id, image, prompt: QUESTION });

@@ -160,6 +160,30 @@ describe.skipIf(isSkipped)("two instances on one Postgres and one Redis", { time
     viewer.leave();
   });
 
+  test("who resumes where the log has forgotten the clear, having heard all that was said since, hears only what is new", async () => {
+    const { first, member } = await two();
+    const viewer = await first.watch(member);
+    echo();
+    await first.prompt({ prompt: "secret", stream: true });
+    await clear(first);
+    await first.prompt({ prompt: "later", stream: true });
+    await viewer.ended("later");
+    viewer.leave();
+    for (const key of await admin.keys("*")) {
+      if ((await admin.type(key)) !== "stream") continue;
+      const [[id, [, told]] = ["", []]] = await admin.xrange(key, "-", "+", "COUNT", 1);
+      expect(JSON.parse(String(told))).toMatchObject({ t: "cleared" });
+      await admin.xdel(key, id);
+    }
+    const third = chatOf((await start()).app, first.id, first.owner, [member]);
+    const resumed = await third.watch(member, `&after=${viewer.heard.at(-1)?.id}`);
+    await third.prompt({ prompt: "new", otr: true }, member);
+    await resumed.ended("new");
+    expect([...resumed.messages.values()].map(({ prompt }) => prompt)).toEqual(["new"]);
+    expect(resumed.named("reset")).toEqual([]);
+    resumed.leave();
+  });
+
   test("a viewer whose line was cut at the clear is told to begin anew, and hears nothing of before from then on", async () => {
     const { other, first, second, member } = await two();
     const viewer = await second.watch(member);
