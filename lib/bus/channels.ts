@@ -57,8 +57,8 @@ export class Channels {
   #open(name: string): Channel {
     const listeners = new Listeners(this.#onError);
     const deliver = (message: string) => {
-      // Those who listen learn that the line stands right behind this, and read from the log what they missed until then.
-      if (!line.isUp) return;
+      // In one piece with the acknowledgement, and heard before it: something may be missing between this and what came last.
+      if (!line.isUp) listeners.missed();
       const entry = entryIn(message);
       // Whoever published something else may have pushed out a frame of ours; the log knows.
       if (entry) listeners.entry(entry);

@@ -165,7 +165,7 @@ describe.each(cases)("an upstream that $what", (it) => {
     const message = { id, state: "failed", reply, error_code: code, stopped_by: null };
     expect((await chat.read()).find((each) => each.id === id)).toMatchObject(message);
     expect(viewer.find(id)).toMatchObject({ begun: 1, streamed: reply, whole: reply, ends: 1 });
-    const of = (each: { data: Record<string, unknown> }) => (each.data.message as { id: string }).id === id;
+    const of = (each: { data: Record<string, unknown> }) => (each.data.message as { id: string } | undefined)?.id === id;
     const [before, last] = viewer.heard.filter(of).slice(-2);
     expect(before).toMatchObject({ event: "failed", data: { message: { id }, error: { code } } });
     expect(last).toMatchObject({ event: null, data: { message: { id, reply }, partial: false } });
