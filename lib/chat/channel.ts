@@ -3,21 +3,18 @@ import type { Deps } from "../deps.ts";
 import type { Frame } from "../http/frame.ts";
 import type { Viewer } from "../http/viewer.ts";
 import { describeError } from "../log.ts";
+import type { ChatView } from "../repo/chats.ts";
 import * as messages from "../repo/messages.ts";
 import { Audience } from "./audience.ts";
 import { historyFrames, isPiece, placeFrame, resetFrame } from "./frames.ts";
 import { Mirror } from "./mirror.ts";
 import { Replies, type Reply } from "./replies.ts";
 import { settle } from "./settle.ts";
+import { HISTORY, Stored } from "./stored.ts";
 import type { Told } from "./told.ts";
 
 /** After how long a running reply is quiet, and its log is read to see whether the line is dead. */
 const QUIET_MS = 5_000;
-/** How far back the store is asked for what the log has not told, as it may be committed late, and for how many messages. */
-const OVERLAP_MS = 3_000;
-const POLL_MOST = 100;
-/** How many messages somebody gets whose place in the log is lost. */
-const HISTORY = 100;
 /** How long a message is waited for before the store is asked. */
 const ASK_STORE_MS = 2_000;
 
@@ -32,12 +29,15 @@ export class Channel {
   readonly #chatId: string;
   readonly #audience: Audience;
   readonly #replies: Replies;
+  readonly #stored: Stored;
   readonly #mirror: Mirror;
   readonly #ready: Promise<void>;
   /** The store was asked up to here, while the bus was down. */
   #polled: number | null = null;
   /** When the chat was made that the store told of: its id may have been that of another one before. */
   #madeMs = 0;
+  /** Up to here nobody who watches has to hear anything: it was there before the first of them, or the store has told of it. */
+  #knownSeq: number | null = null;
   /** The newest number that the store told of while the log had not. */
   #unheardSeq = 0;
 
@@ -49,13 +49,14 @@ export class Channel {
     this.#say(placeFrame(`0-${deps.now()}`));
     this.#replies = new Replies(
       (frame) => this.#audience.say(frame),
-      (id) => void this.#guarded(async () => void (await this.#fetch(id))),
+      (id) => void this.#guarded(async () => void (await this.#stored.learn(id))),
     );
+    this.#stored = new Stored(deps, chatId, this.#replies);
     this.#mirror = new Mirror(deps, chatId, {
       told: (id, told, writtenMs) => this.#tell(id, told, writtenMs),
-      begun: () => this.#learnRunning(),
+      begun: () => this.#stored.learnRunning(),
       lost: () => this.#beginAnew(),
-      unsure: (since) => this.#learnSince(since),
+      unsure: (since) => this.#stored.learnSince(since),
     });
     this.#ready = this.#mirror.settled();
   }
@@ -64,10 +65,15 @@ export class Channel {
    * Seats a viewer, who gets what came behind the frame they have seen; without one what is running, and where that is forgotten
    * the newest messages as well. What was cleared, as the store has it, nobody gets.
    */
-  async attach(viewer: Viewer, after: string | null, clearedSeq: number, madeMs: number): Promise<void> {
+  async attach(
+    viewer: Viewer,
+    after: string | null,
+    chat: Pick<ChatView, "lastSeq" | "clearedSeq" | "createdAt">,
+  ): Promise<void> {
     await this.#mirror.settled();
-    this.#madeMs = Math.max(this.#madeMs, madeMs);
-    this.#clear(null, clearedSeq);
+    this.#knownSeq ??= chat.lastSeq;
+    this.#madeMs = Math.max(this.#madeMs, chat.createdAt.getTime());
+    this.#clear(null, chat.clearedSeq ?? 0);
     if (after === null) this.#audience.seat(viewer, null, this.#present());
     else if (!this.#audience.seat(viewer, after)) await this.#seatAnew(viewer);
   }
@@ -127,13 +133,13 @@ export class Channel {
    */
   notice(lastSeq: number, clearedSeq: number): void {
     this.#clear(null, clearedSeq);
-    const heardSeq = this.#replies.lastSeq;
+    const heardSeq = Math.max(this.#replies.lastSeq, this.#knownSeq ?? 0);
     if (lastSeq <= heardSeq) return;
     void this.#mirror.load();
     if (this.#unheardSeq > heardSeq) {
-      this.#replies.lastSeq = lastSeq;
+      this.#knownSeq = lastSeq;
       this.#mirror.renew();
-      void this.#guarded(async () => this.#learn((await this.#history()).filter(({ seq }) => seq > heardSeq).reverse()));
+      void this.#guarded(() => this.#stored.learnBehind(heardSeq));
     }
     this.#unheardSeq = lastSeq;
   }
@@ -155,6 +161,7 @@ export class Channel {
     // That of an earlier chat takes back nothing that the store has told of this one since.
     const { clearedSeq } = this.#replies;
     this.#replies.clear(upTo);
+    if (upTo === null) this.#knownSeq = 0;
     if (made < this.#madeMs) this.#replies.clearedSeq = Math.max(this.#replies.clearedSeq, clearedSeq);
     this.#audience.clear();
     this.#say(resetFrame(entryId), ...this.#replies.soFar(null));
@@ -162,12 +169,12 @@ export class Channel {
     if (entryId === null && !wasHeard) this.#say(placeFrame(this.#audience.place));
     // What was said later, and ended before it was known that what came before is gone.
     if (upTo !== null && this.#replies.lastSeq > upTo && !this.#audience.isEmpty)
-      void this.#guarded(async () => this.#say(...historyFrames(await this.#history())));
+      void this.#guarded(async () => this.#say(...historyFrames(await this.#stored.history())));
   }
 
   /** The log is not the one that we knew: those who watch are told so, and what the store has, before what the log has. */
   async #beginAnew(): Promise<() => void> {
-    const page = await this.#history();
+    const page = await this.#stored.history();
     return () => {
       this.#replies.keep(page, HISTORY);
       this.#say(resetFrame(), ...historyFrames(page), ...this.#replies.soFar(null));
@@ -179,7 +186,7 @@ export class Channel {
   async #seatAnew(viewer: Viewer): Promise<void> {
     const present = this.#present();
     const release = this.#audience.hold(viewer);
-    release([resetFrame(), ...historyFrames(await this.#history()), ...present]);
+    release([resetFrame(), ...historyFrames(await this.#stored.history()), ...present]);
   }
 
   /** What is running, and with it where to resume from: whoever is cut off then misses nothing, though they have seen nothing yet. */
@@ -193,43 +200,16 @@ export class Channel {
     for (const frame of frames) this.#audience.say(frame);
   }
 
-  #history(): Promise<messages.MessageView[]> {
-    return messages.page(this.#deps.store, this.#chatId, undefined, HISTORY);
-  }
-
-  async #learnRunning(): Promise<void> {
-    const { store, now } = this.#deps;
-    for (const message of await messages.running(store, this.#chatId)) {
-      this.#replies.learn(message, performance.now() - Math.max(0, now() - message.createdAt.getTime()));
-    }
-  }
-
   async #poll(downSince: number): Promise<void> {
     const startedAt = this.#deps.now();
-    await this.#learnSince(this.#polled ?? downSince);
+    await this.#stored.learnSince(this.#polled ?? downSince);
     this.#polled = startedAt;
-  }
-
-  async #learnSince(sinceMs: number): Promise<void> {
-    const since = new Date(sinceMs - OVERLAP_MS);
-    this.#learn(await messages.changedSince(this.#deps.store, this.#chatId, since, POLL_MOST));
-  }
-
-  #learn(news: readonly messages.MessageView[]): void {
-    for (const message of news) this.#replies.learn(message);
-  }
-
-  async #fetch(id: string): Promise<messages.MessageView | null> {
-    const message = await messages.find(this.#deps.store, { id, chatId: this.#chatId });
-    if (message) this.#replies.learn(message);
-    else this.#replies.forget(id);
-    return message;
   }
 
   /** A reply that is quiet: its end may have been missed, or its producer be gone. */
   async #settle(reply: Reply): Promise<void> {
     reply.askedMs = performance.now();
-    const message = await this.#fetch(reply.id);
+    const message = await this.#stored.learn(reply.id);
     if (!message || reply.askedMs - reply.heardMs < BUS_OPTIONS.leaseMs || !this.#replies.running.has(reply.id)) return;
     await settle(this.#deps, message, reply.text);
   }

@@ -12,7 +12,7 @@ const LINGER_MS = 5_000;
 /** The chats that are followed on this instance. */
 export type Live = {
   /** Lets a viewer watch a chat, from behind the frame they have seen. Answers what ends it. */
-  attach(chat: Pick<ChatView, "id" | "clearedSeq" | "createdAt">, viewer: Viewer): Promise<() => void>;
+  attach(chat: Pick<ChatView, "id" | "lastSeq" | "clearedSeq" | "createdAt">, viewer: Viewer): Promise<() => void>;
   /** Resolves when a message is not being replied to any more; a reply whose producer died is settled on the way. */
   ended(chatId: string, messageId: string): Promise<void>;
   /** Settles replies of a chat whose producers are gone. */
@@ -50,8 +50,8 @@ export function createLive(deps: Pick<Deps, "bus" | "store" | "log" | "now"> & {
   };
 
   return {
-    attach: async ({ id, clearedSeq, createdAt }, viewer) => {
-      const { channel, release } = use(id);
+    attach: async (chat, viewer) => {
+      const { channel, release } = use(chat.id);
       const detach = () => {
         channel.detach(viewer);
         release();
@@ -76,7 +76,7 @@ export function createLive(deps: Pick<Deps, "bus" | "store" | "log" | "now"> & {
         wanted = id;
         void resume();
       };
-      await channel.attach(viewer, viewer.lastEventId, clearedSeq ?? 0, createdAt.getTime()).catch((error) => {
+      await channel.attach(viewer, viewer.lastEventId, chat).catch((error) => {
         detach();
         throw error;
       });

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { startUpstashBridge, type UpstashBridge } from "../bridge/upstash.ts";
@@ -109,6 +110,21 @@ describe.skipIf(isSkipped)("two instances on one Upstash", { timeout: 40_000 }, 
     expect(again.named("reset")).toEqual([]);
     staying.leave();
     again.leave();
+  });
+
+  test("of what the log forgot long ago nothing is said to who comes, and waiting costs no command", async () => {
+    const { here, there } = await newChat();
+    await here.prompt({ prompt: "one", stream: true });
+    await admin.flushdb();
+    const viewer = await there.watch();
+    const { commands } = watching.bridge;
+    const before = commands.length;
+    await sleep(6 * ROUND_MS);
+    expect(commands.slice(before)).toEqual([]);
+    expect(viewer.heard.map(({ event }) => event)).toEqual(["ping"]);
+    await here.prompt({ prompt: "two", stream: true });
+    await expectWhole(viewer, "two");
+    viewer.leave();
   });
 
   test("what its maker could tell no bus of is told by the store, in the rounds", async () => {
