@@ -1,12 +1,11 @@
 /** Many viewers of one stream, and what each of them was sent: which frames, how often, and in which order. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { median } from "../harness/statistics.mjs";
-import { openViewer, parseFrame } from "./viewer.mjs";
+import { isPing, openViewer, parseFrame } from "./viewer.mjs";
 
 const AT_ONCE = 50;
 const QUIET_MS = 400;
 const GIVE_UP_MS = 15_000;
-const PING = "event: ping\n";
 /** When the upstream wrote a piece of the reply, as it says itself. */
 const WRITTEN = / t(\d+)/g;
 
@@ -105,7 +104,7 @@ export class Crowd {
   }
 
   #hear(/** @type {number} */ viewer, /** @type {string} */ text, /** @type {bigint} */ nowNs) {
-    if (text.startsWith(PING)) return;
+    if (isPing(text)) return;
     let number = this.#numbers.get(text);
     if (number === undefined) {
       number = this.#frames.length;

@@ -44,6 +44,9 @@ export function openViewer({ port, path, headers = {} }, heard) {
   });
 }
 
+/** A sign of life, or of where the stream begins: it tells of no message. */
+export const isPing = (/** @type {string} */ frame) => frame.includes("event: ping\n");
+
 /**
  * What a frame says.
  * @returns {{ id: string | null, event: string | null, data: any }}

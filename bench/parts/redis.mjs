@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { post } from "../harness/api.mjs";
 import { modelName } from "../load/chat.mjs";
 import { Crowd } from "../load/crowd.mjs";
-import { openViewer } from "../load/viewer.mjs";
+import { isPing, openViewer } from "../load/viewer.mjs";
 import { openChatPeer, openSecond } from "../peers/chat.mjs";
 import { startRedis, startUpstash, watchCommands, whyNoRedis } from "../peers/redis.mjs";
 import { sqliteStore } from "../peers/start.mjs";
@@ -96,7 +96,7 @@ async function countedReply(/** @type {Server} */ { makes, watches, counted }) {
   let frames = 0;
   const viewer = await openViewer(
     { port: watches.port, path: `/chat/stream?id=${id}`, headers: watches.headers },
-    () => frames++,
+    (frame) => isPing(frame) || frames++,
   );
   const startedAt = performance.now();
   const model = modelName({ chunks: TOKENS, gapMs: GAP_MS });
