@@ -93,10 +93,11 @@ export class Mirror {
     } catch (error) {
       if (!(error instanceof BusError)) log({ severity: "ERROR", message: "chat not followed", ...describeError(error) });
       this.downSince ??= this.#readAt;
-      // The log has it as well, and one that is told before what was missed would hide that.
-      this.#waiting = [];
     }
-    for (const entry of this.#waiting.splice(0)) this.#take(entry);
+    const waiting = this.#waiting.splice(0);
+    // The log has that as well. Told before what was missed, it would hide it.
+    if (this.downSince !== null || this.#again) return;
+    for (const entry of waiting) this.#take(entry);
   }
 
   async #readAnew(): Promise<Entry[]> {

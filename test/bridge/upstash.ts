@@ -5,9 +5,9 @@ import { Redis } from "ioredis";
 
 /**
  * `dropAnswer` runs the request and then destroys the connection. `refuse` destroys the connection, `status500` and `garbage`
- * (200, and no JSON) answer, all without running anything. `delayMs` waits before running.
+ * (200, and no JSON) answer, all without running anything. `delayMs` waits before running, `answerAfterMs` behind it.
  */
-export type UpstashFault = "dropAnswer" | "refuse" | "status500" | "garbage" | { delayMs: number };
+export type UpstashFault = "dropAnswer" | "refuse" | "status500" | "garbage" | { delayMs: number } | { answerAfterMs: number };
 
 export type UpstashBridge = {
   url: string;
@@ -71,12 +71,14 @@ export async function startUpstashBridge(redisUrl: string): Promise<UpstashBridg
     if (fault === "refuse") return void req.socket.destroy();
     if (fault === "status500") throw new Refused(500, "ERR told to fail");
     if (fault === "garbage") return void res.writeHead(200, { "content-type": "text/html" }).end("<html>not Redis</html>");
-    if (typeof fault === "object") await sleep(fault.delayMs, undefined, { signal: closing.signal });
+    const wait = (ms: number) => sleep(ms, undefined, { signal: closing.signal });
+    if (typeof fault === "object" && "delayMs" in fault) await wait(fault.delayMs);
     if (isStream) {
       bridge.commands.push(call.path);
       return serve(res, call.path);
     }
     const result = await run(call);
+    if (typeof fault === "object" && "answerAfterMs" in fault) await wait(fault.answerAfterMs);
     if (fault === "dropAnswer") req.socket.destroy();
     else send(res, 200, result);
   };

@@ -25,6 +25,7 @@ describe.skipIf(isSkipped)("two instances on one Upstash", { timeout: 40_000 }, 
   let admin: Redis;
   let making: Instance;
   let watching: Instance;
+  const instances: Instance[] = [];
 
   beforeAll(async () => {
     upstream = await startUpstream();
@@ -37,8 +38,11 @@ describe.skipIf(isSkipped)("two instances on one Upstash", { timeout: 40_000 }, 
     answerEach(upstream, (prompt) => `reply to ${prompt}`);
   });
   afterEach(async () => {
-    for (const { app } of [watching, making]) await app.close();
-    for (const { bridge, line } of [watching, making]) await Promise.all([bridge.close(), line.close()]);
+    // The first of them has the store.
+    for (const { app, bridge, line } of instances.splice(0).reverse()) {
+      await app.close();
+      await Promise.all([bridge.close(), line.close()]);
+    }
     upstream.reset();
   });
   afterAll(async () => {
@@ -46,15 +50,17 @@ describe.skipIf(isSkipped)("two instances on one Upstash", { timeout: 40_000 }, 
     admin.disconnect();
   });
 
-  async function start(address?: string): Promise<Instance> {
+  async function start(address?: string, authorizeEveryMs = ROUND_MS): Promise<Instance> {
     const bridge = await startUpstashBridge(`${redisUrl}/${DATABASE}`);
     const line = await startWire(Number(new URL(bridge.url).port));
     const redis = { UPSTASH_REDIS_REST_URL: line.url(bridge.url), UPSTASH_REDIS_REST_TOKEN: bridge.token };
     const app = await startApp(
       { API_URL: upstream.url, ...redis, ...(address && { DB_ADDRESS: address }) },
-      { authorizeEveryMs: ROUND_MS },
+      { authorizeEveryMs },
     );
-    return { app, line, bridge };
+    const instance = { app, line, bridge };
+    instances.push(instance);
+    return instance;
   }
   const away = ({ line }: Instance) => {
     line.refuse(true);
@@ -91,6 +97,28 @@ describe.skipIf(isSkipped)("two instances on one Upstash", { timeout: 40_000 }, 
     watching.bridge.fail("status500", 2);
     back(watching);
     await until(() => watching.bridge.streams === 1, 10_000);
+    await here.prompt({ prompt: "two", stream: true });
+    await expectWhole(viewer, "one", "two");
+    viewer.leave();
+  });
+
+  test("what is heard while an older reading of the log is under way does not hide what was missed between", async () => {
+    // The rounds would find it later.
+    watching = await start(`file:${making.app.file}`, 60_000);
+    const { here, there } = await newChat();
+    const viewer = await there.watch();
+    await here.prompt({ prompt: "zero", stream: true });
+    await expectWhole(viewer, "zero");
+    const { bridge } = watching;
+    bridge.fail({ answerAfterMs: 900 });
+    bridge.cut("end");
+    const reads = () => bridge.commands.filter(([name]) => name === "XRANGE").length;
+    const before = reads();
+    await until(() => reads() > before);
+    bridge.fail("refuse", 2, "subscription");
+    bridge.cut("end");
+    await here.prompt({ prompt: "one", stream: true });
+    await until(() => bridge.streams === 1, 10_000);
     await here.prompt({ prompt: "two", stream: true });
     await expectWhole(viewer, "one", "two");
     viewer.leave();
