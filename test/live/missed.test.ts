@@ -89,12 +89,14 @@ describe.skipIf(isSkipped)("two instances on one Upstash", { timeout: 40_000 }, 
   });
 
   test("what is heard while the log cannot be read does not hide what was missed before", async () => {
+    // The rounds would find it later.
+    watching = await start(`file:${making.app.file}`, 60_000);
     const { here, there } = await newChat();
     const viewer = await there.watch();
     away(watching);
     await here.prompt({ prompt: "one", stream: true });
     await admin.flushdb();
-    watching.bridge.fail("status500", 2);
+    watching.bridge.fail("status500");
     back(watching);
     await until(() => watching.bridge.streams === 1, 10_000);
     await here.prompt({ prompt: "two", stream: true });
