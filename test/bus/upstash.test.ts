@@ -198,6 +198,19 @@ describe("bytes that a server on HTTP may send", () => {
   const ack = `data: subscribe,${channel},1`;
   const frame = `data: message,${channel},1-1 - text`;
 
+  test("a frame in one piece with the acknowledgement of a line that was made again is told behind what may be missing", async () => {
+    let streams = 0;
+    const { bus } = await serve((_req, res) => {
+      res.writeHead(200, { "content-type": "text/event-stream" });
+      if (streams++ === 0) res.end(`${ack}\n\n`);
+      else res.write(`${ack}\n\n${frame}\n\n`);
+    });
+    const told: string[] = [];
+    await bus.subscribe("chat", { entry: ({ text }) => told.push(text), missed: () => told.push("missed") });
+    await until(() => told.includes("text"));
+    expect(told[0]).toBe("missed");
+  });
+
   test.each([
     ["line ends of two characters", `${ack}\r\n\r\n${frame}\r\n\r\n`],
     ["no space after the colon", `${ack.replace(": ", ":")}\n\n${frame.replace(": ", ":")}\n\n`],
