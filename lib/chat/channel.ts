@@ -36,7 +36,10 @@ export class Channel {
   #polled: number | null = null;
   /** When the chat was made that the store told of: its id may have been that of another one before. */
   #madeMs = 0;
-  /** Up to here nobody who watches has to hear anything: it was there before the first of them, or the store has told of it. */
+  /**
+   * Up to here nobody who watches has to hear anything: it was there before the first of them, or the store has told of it. Null
+   * until the first of them comes.
+   */
   #knownSeq: number | null = null;
   /** The newest number that the store told of while the log had not. */
   #unheardSeq = 0;
@@ -71,9 +74,9 @@ export class Channel {
     chat: Pick<ChatView, "lastSeq" | "clearedSeq" | "createdAt">,
   ): Promise<void> {
     await this.#mirror.settled();
-    this.#knownSeq ??= chat.lastSeq;
     this.#madeMs = Math.max(this.#madeMs, chat.createdAt.getTime());
     this.#clear(null, chat.clearedSeq ?? 0);
+    this.#knownSeq ??= chat.lastSeq;
     if (after === null) this.#audience.seat(viewer, null, this.#present());
     else if (!this.#audience.seat(viewer, after)) await this.#seatAnew(viewer);
   }
@@ -161,12 +164,12 @@ export class Channel {
     // That of an earlier chat takes back nothing that the store has told of this one since.
     const { clearedSeq } = this.#replies;
     this.#replies.clear(upTo);
-    if (upTo === null) this.#knownSeq = 0;
+    if (upTo === null && this.#knownSeq !== null) this.#knownSeq = 0;
     if (made < this.#madeMs) this.#replies.clearedSeq = Math.max(this.#replies.clearedSeq, clearedSeq);
     this.#audience.clear();
     this.#say(resetFrame(entryId), ...this.#replies.soFar(null));
-    // Nothing of it was told here, so that who comes with all that was need not begin anew.
-    if (entryId === null && !wasHeard) this.#say(placeFrame(this.#audience.place));
+    // Nothing of it was told here, and nobody was here, so that who comes with all that was told need not begin anew.
+    if (entryId === null && !wasHeard && this.#knownSeq === null) this.#say(placeFrame(this.#audience.place));
     // What was said later, and ended before it was known that what came before is gone.
     if (upTo !== null && this.#replies.lastSeq > upTo && !this.#audience.isEmpty)
       void this.#guarded(async () => this.#say(...historyFrames(await this.#stored.history())));

@@ -84,10 +84,10 @@ export class Replies {
   }
 
   /** What somebody who comes now is sent of running replies. The last frame carries the id that is given. */
-  soFar(lastId: string | null): Frame[] {
+  soFar(place: string | null): Frame[] {
     const running = [...this.running.values()];
     return running.flatMap(({ named, text }, i) => {
-      const id = i === running.length - 1 ? lastId : null;
+      const id = i === running.length - 1 ? place : null;
       return text === "" ? [named.begins(id)] : [named.begins(), named.adds(id, text)];
     });
   }

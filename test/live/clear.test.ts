@@ -238,6 +238,23 @@ describe.skipIf(isSkipped)("two instances on one Postgres and one Redis", { time
       }
     });
 
+    test("who was cut off before anything was said here is told so, too, when they come again", async () => {
+      const { one, other, first, second, member } = await two(ROUND_MS);
+      echo();
+      await first.prompt({ prompt: "secret one", stream: true });
+      await admin.flushdb();
+      const [staying, leaving] = [await second.watch(), await second.watch(member)];
+      await leaving.until("a place", ({ heard }) => heard.length > 0);
+      leaving.leave();
+      trouble(one.line);
+      await clear(first);
+      await reset(staying);
+      const again = await chatOf(other.app, first.id, first.owner, [member]).watch(member, `&after=${leaving.heard[0]?.id}`);
+      await reset(again);
+      expect(JSON.stringify(again.heard)).not.toContain("secret");
+      for (const viewer of [staying, again]) viewer.leave();
+    });
+
     test("nobody who comes gets the old text, from any instance, though the log has it still", async () => {
       const { one, everywhere, ids, second, member } = await unheard();
       const fresh = await Promise.all(everywhere.map((chat) => chat.watch(member)));
