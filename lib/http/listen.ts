@@ -59,8 +59,8 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps, l
   const request = (req: IncomingMessage, res: ServerResponse) => {
     if (stopping) {
       res.shouldKeepAlive = false;
-      refuse(req, res, "stopping");
-      return;
+      // A connection that was open before and brings its first request came in time: no other instance is asked instead.
+      if (req.socket.bytesWritten > 0) return refuse(req, res, "stopping");
     }
     running.add(res);
     res.once("close", () => running.delete(res));
@@ -96,6 +96,7 @@ export function createListener(functions: readonly FunctionSpec[], deps: Deps, l
     // Nobody else would tell that there is room again on this connection, or that the client left.
     socket.on("drain", () => res.emit("drain"));
     socket.once("end", () => socket.destroy()).resume();
+    if (stopping) return refuse(req, res, "stopping");
     request(Object.assign(req, { rawBody: body, complete: true }), res);
   };
   return {

@@ -560,8 +560,13 @@ describe("an instance that is told to stop", () => {
     await once(client, "data");
     const reader = readerOf(await it.ask());
     expect(Buffer.from((await reader.read()).value ?? []).toString()).toBe("data: 1\n\n");
+    const early = await open(it.url);
+    const earlyAnswer = everything(early);
     const drained = it.drain();
     await expect(fetch(`${it.url}/health`)).rejects.toThrow();
+    // A connection that is new may have been given to this instance just before: its first request is served.
+    await write(early, request(["GET /health HTTP/1.1", ...ask]));
+    expect(answersIn(await earlyAnswer)).toMatchObject([{ status: 200, headers: { connection: "close" } }]);
     // A connection in use is still open, and may bring more.
     await write(client, request(["GET /v1/models HTTP/1.1", ...ask]));
     await until(() => it.lines.some(({ code }) => code === "stopping"));
